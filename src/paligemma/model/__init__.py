@@ -1,0 +1,17 @@
+"""Images and tokens -> logits. Tensors only: one device, no files, no text, no sampling."""
+
+from paligemma.model.gemma import Cache, LanguageModel
+from paligemma.model.layers import AttentionMask, attend, positions
+from paligemma.model.paligemma import PaliGemmaModel, suffix_loss
+from paligemma.model.siglip import VisionTower
+
+__all__ = [
+    "AttentionMask",
+    "Cache",
+    "LanguageModel",
+    "PaliGemmaModel",
+    "VisionTower",
+    "attend",
+    "positions",
+    "suffix_loss",
+]

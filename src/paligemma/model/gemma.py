@@ -1,0 +1,113 @@
+"""Gemma 1 and Gemma 2 decoder: embeddings [B, T, D] -> hidden states [B, T, D] -> logits [B, T, V].
+
+One block class serves both generations; `TextConfig` says whether there are post-norms, soft-caps and a window.
+Not done here: sampling, text, cache layout (a cache is anything with `update`). Source: big_vision
+`models/ppp/gemma.py`, Gemma 2 report. npz paths stand beside each parameter.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paligemma.config import TextConfig
+from paligemma.model.layers import AttentionMask, RMSNorm, attend, rotary_angles, rotate
+
+
+class Cache(Protocol):
+    """What a decoder needs of a key-value cache."""
+
+    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores this call's keys (after rotation) and values; returns all of the layer's, [B, K, S, H]."""
+        ...
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TextConfig, layer: int):
+        super().__init__()
+        self.config, self.layer = config, layer
+        q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.width, q_width, bias=False)  # attn/q_einsum/w
+        self.k_proj = nn.Linear(config.width, kv_width, bias=False)  # attn/kv_einsum/w[:, 0]
+        self.v_proj = nn.Linear(config.width, kv_width, bias=False)  # attn/kv_einsum/w[:, 1]
+        self.o_proj = nn.Linear(q_width, config.width, bias=False)  # attn/attn_vec_einsum/w
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: AttentionMask, cache: Cache | None) -> Tensor:
+        config = self.config
+        q, k, v = (
+            proj(x).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, angles), rotate(k, angles)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)
+        attended = attend(
+            q, k, v,
+            scale=config.query_scale, softcap=config.attn_logit_softcap, mask=mask, window=config.window(self.layer),
+        )  # fmt: skip
+        return self.o_proj(attended.transpose(1, 2).flatten(-2))
+
+
+class MLP(nn.Module):
+    """GeGLU: down(gelu_tanh(gate(x)) * up(x))."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.mlp_dim, bias=False)  # mlp/gating_einsum[:, 0]
+        self.up_proj = nn.Linear(config.width, config.mlp_dim, bias=False)  # mlp/gating_einsum[:, 1]
+        self.down_proj = nn.Linear(config.mlp_dim, config.width, bias=False)  # mlp/linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: TextConfig, layer: int):
+        super().__init__()
+
+        def norm() -> RMSNorm:
+            return RMSNorm(config.width, config.norm_eps)
+
+        self.pre_attention_norm = norm()
+        self.self_attn = Attention(config, layer)
+        self.post_attention_norm = norm() if config.post_norms else None
+        self.pre_ffw_norm = norm()
+        self.mlp = MLP(config)
+        self.post_ffw_norm = norm() if config.post_norms else None
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: AttentionMask, cache: Cache | None) -> Tensor:
+        attended = self.self_attn(self.pre_attention_norm(x), angles, mask, cache)
+        x = x + (self.post_attention_norm(attended) if self.post_attention_norm else attended)
+        mlp_out = self.mlp(self.pre_ffw_norm(x))
+        return x + (self.post_ffw_norm(mlp_out) if self.post_ffw_norm else mlp_out)
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.embedding_rows, config.width)  # llm/embedder/input_embedding, tied head
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.depth))  # llm/layers
+        self.norm = RMSNorm(config.width, config.norm_eps)  # llm/final_norm
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[B, T, D]: embedding rows times sqrt(D). The factor is rounded to the weights' type, as both references do."""
+        x = self.embed_tokens(tokens)
+        return x * torch.tensor(self.config.width**0.5, dtype=x.dtype, device=x.device)
+
+    def forward(self, x: Tensor, position: Tensor, mask: AttentionMask, cache: Cache | None = None) -> Tensor:
+        """Hidden states after the final norm. `position` is int64[B, T]."""
+        angles = rotary_angles(position, self.config.head_dim, self.config.rope_theta)
+        for layer in self.layers:
+            x = layer(x, angles, mask, cache)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor, *, softcap: bool = True) -> Tensor:
+        """Scores over the embedding rows, soft-capped where the architecture says so.
+
+        `softcap=False` gives the uncapped scores big_vision trains on and picks the first generated token from.
+        """
+        scores = F.linear(hidden, self.embed_tokens.weight)
+        cap = self.config.final_logit_softcap
+        return cap * torch.tanh(scores / cap) if softcap and cap is not None else scores

@@ -1,0 +1,139 @@
+"""The pieces both towers share: norm, rotary embedding, attention and its mask.
+
+Axis letters: B batch, T queries, S keys, D width, N query heads, K key-value heads, G = N/K, H head_dim, R rows of one block.
+
+`attend` is the one seam to attention kernels. It works in blocks of query rows, so that never more than one block of
+scores exists at a time: 4,096 image tokens of one 896 px picture need megabytes, not gigabytes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+MASKED = -2.3819763e38  # finite, so that a row that sees nothing gives a uniform distribution instead of NaN
+BLOCK_BYTES = 64 * 2**20  # of float32 scores held at a time
+
+
+class RMSNorm(nn.Module):
+    """y = x * rsqrt(mean(x^2) + eps) * (1 + weight), in float32, cast back after the product."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x32 = x.float()
+        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return (normed * (1.0 + self.weight.float())).to(x.dtype)
+
+
+def rotary_angles(position_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32[B, 1, T, H/2], of position / theta^(2d/H)."""
+    exponent = torch.arange(0, head_dim, 2, device=position_BT.device, dtype=torch.float32) / head_dim
+    angle = position_BT[:, None, :, None].float() / theta**exponent
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BNTH: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates the two halves of each head (not interleaved pairs) by their position's angle."""
+    cos, sin = angles
+    first, second = x_BNTH.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BNTH.dtype)
+
+
+@dataclass(frozen=True)
+class AttentionMask:
+    """Who sees whom, from one integer per token.
+
+    `mask_ar` says 0 where a token belongs to the same block as the one before it and 1 where it starts a new causal
+    step; `step = cumsum(mask_ar)`. Query q sees key k iff k is no padding and step[k] <= step[q]:
+
+        image+prefix+suffix, mask_ar 0 0 0 1 1      1 1 1 0 0
+                                                    1 1 1 0 0
+                                                    1 1 1 0 0
+                                                    1 1 1 1 0
+                                                    1 1 1 1 1
+
+    With a sliding window a key of an earlier step must also be among the newest `window` positions; the prefix, being
+    one step, stays whole (Hugging Face's rule; big_vision has no window). Source: big_vision `make_attn_mask`.
+
+    Shapes: `*_step`, `*_position` int64[B, T or S]; `key_valid` bool[B, S].
+    """
+
+    query_step: Tensor
+    query_position: Tensor
+    key_step: Tensor
+    key_position: Tensor
+    key_valid: Tensor
+
+    @classmethod
+    def prefix_lm(cls, mask_ar: Tensor, mask_input: Tensor) -> "AttentionMask":
+        """The mask of one whole sequence: `mask_ar` int64[B, T], `mask_input` bool[B, T] (False where padding)."""
+        step = mask_ar.cumsum(-1)
+        position = positions(mask_input)
+        return cls(step, position, step, position, mask_input)
+
+    def rows(self, start: int, stop: int, window: int | None) -> Tensor:
+        """bool[B, 1, stop - start, S]: what these queries see."""
+        query_step = self.query_step[:, start:stop, None]
+        key_step = self.key_step[:, None, :]
+        seen = (key_step <= query_step) & self.key_valid[:, None, :]
+        if window is not None:
+            distance = self.query_position[:, start:stop, None] - self.key_position[:, None, :]
+            seen &= (distance < window) | (key_step == query_step)
+        return seen[:, None]
+
+
+def positions(mask_input: Tensor) -> Tensor:
+    """int64[B, T]: 0-based positions that padding does not consume."""
+    return (mask_input.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def attend(
+    q_BNTH: Tensor,
+    k_BKSH: Tensor,
+    v_BKSH: Tensor,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    mask: AttentionMask | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """Attention with grouped heads, optional soft-cap and mask; returns [B, N, T, H]. `mask=None` sees everything."""
+    batch, num_heads, length, _ = q_BNTH.shape
+    row_bytes = 4 * batch * num_heads * k_BKSH.shape[2]
+    block = max(1, min(length, BLOCK_BYTES // row_bytes))
+    fused = softcap is None
+
+    def one_block(start: int) -> Tensor:
+        q = q_BNTH[:, :, start : start + block]
+        seen = None if mask is None else mask.rows(start, start + q.shape[2], window)
+        if fused:
+            grouped = num_heads != k_BKSH.shape[1]
+            return F.scaled_dot_product_attention(q, k_BKSH, v_BKSH, seen, scale=scale, enable_gqa=grouped)
+        return _attend_softcapped(q, k_BKSH, v_BKSH, seen, scale, softcap)
+
+    starts = range(0, length, block)
+    if len(starts) == 1:
+        return one_block(0)
+    if torch.is_grad_enabled() and q_BNTH.requires_grad:  # keep the promise in the backward pass too
+        return torch.cat([checkpoint(one_block, start, use_reentrant=False) for start in starts], dim=2)
+    return torch.cat([one_block(start) for start in starts], dim=2)
+
+
+def _attend_softcapped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float, softcap: float) -> Tensor:
+    """cap * tanh(logits / cap) before the mask, softmax in float32. q [B,N,R,H], k and v [B,K,S,H]."""
+    batch, num_heads, rows, head_dim = q.shape
+    num_kv_heads, keys = k.shape[1], k.shape[2]
+    grouped = (q * scale).reshape(batch, num_kv_heads, -1, head_dim)  # N = K*G: heads of one group are neighbours
+    scores = torch.matmul(grouped, k.transpose(-1, -2)).float()
+    scores = torch.tanh(scores / softcap) * softcap
+    if seen is not None:
+        shaped = scores.view(batch, num_heads, rows, keys)
+        scores = torch.where(seen, shaped, MASKED).view_as(scores)
+    weights = torch.softmax(scores, dim=-1).to(v.dtype)
+    return torch.matmul(weights, v).reshape(batch, num_heads, rows, head_dim)
