@@ -1,1 +1,8 @@
-"""To be described."""
+"""Token ids in, token ids out: batches, cache, sampling, beam search, streaming."""
+
+from paligemma.engine.engine import Engine, Token
+from paligemma.engine.oracle import generate_slowly
+from paligemma.engine.runner import Prompt, Runner
+from paligemma.engine.sampling import Generation, Sampling
+
+__all__ = ["Engine", "Generation", "Prompt", "Runner", "Sampling", "Token", "generate_slowly"]
