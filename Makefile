@@ -43,7 +43,7 @@ docs-check: $(VENV)/.dev  ## run the documentation: its commands, examples, link
 	$(BIN)/python -m pytest tests/rules/test_docs.py
 
 freeze: $(VENV)/.dev  ## accept a change of the public names or options: rewrites tests/rules/frozen.json
-	$(BIN)/python tests/rules/test_frozen.py
+	$(BIN)/python -m tests.rules.test_frozen
 
 bench: $(VENV)/.dev  ## measure beside transformers, in one run
 	$(BIN)/python benchmarks/bench.py
