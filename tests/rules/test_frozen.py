@@ -25,7 +25,7 @@ def options(app):
 
 def present():
     import paligemma
-    from paligemma.interfaces.cli import app
+    from paligemma.interfaces.cli.app import app
 
     return {"names": sorted(paligemma.__all__), "commands": dict(sorted(options(app).items()))}
 
