@@ -30,7 +30,9 @@ def test_the_table_holds_the_verbs_of_the_interface():
 @pytest.mark.parametrize("name", TASKS)
 def test_each_task_speaks_and_understands(name):
     task = TASKS[name]
-    assert isinstance(task.prompt(*WORDS[name]), Prompt)
+    prompt = task.prompt(*WORDS[name])
+    assert isinstance(prompt, Prompt)
+    assert prompt.task == name
     for raw in HOSTILE:
         for divisor in (1023, 1024):
             assert isinstance(task.parse(raw, (8, 4), divisor=divisor, default_label="x"), Reading)

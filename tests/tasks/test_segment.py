@@ -15,7 +15,8 @@ def codes_of(reading):
 
 def test_prompts_of_both_dialects():
     assert segment_prompt(["cat", "dog"]).text == "segment cat ; dog"
-    assert segment_prompt("the left cat", bare=True).text == "the left cat"
+    bare = segment_prompt("the left cat", bare=True)
+    assert (bare.text, bare.label) == ("the left cat", "the left cat")
     with pytest.raises(UsageError, match="one expression at a time"):
         segment_prompt("cat ; dog", bare=True)
 

@@ -26,7 +26,7 @@ def detect_prompt(objects: str | Sequence[str]) -> Prompt:
     Raises:
         UsageError: no name at all.
     """
-    return Prompt("detect " + " ; ".join(split_objects(objects)))
+    return Prompt("detect " + " ; ".join(split_objects(objects)), "detect")
 
 
 def parse_detections(

@@ -39,11 +39,18 @@ _ANY_TOKEN = re.compile(rf"(?:{LOC_PATTERN}|{SEG_PATTERN})\s*")
 class Prompt:
     """What to send, without control tokens and without the final newline.
 
-    `allow` names the kinds of special tokens that may be read as such in `text`; empty where a user's words are in it.
+    Args:
+        task: the verb it was made by, which tells how the answer is read.
+        allow: kinds of special tokens that may be read as such in `text`; empty where a user's words are in it.
+        label: for objects that the answer leaves without a name (RefCOCO checkpoints).
+        max_tokens: how long an answer may get unless told otherwise; None takes the task's own limit.
     """
 
     text: str
+    task: str = "generate"
     allow: frozenset[str] = frozenset()
+    label: str = ""
+    max_tokens: int | None = None
 
     def __str__(self) -> str:
         return self.text

@@ -27,10 +27,10 @@ def segment_prompt(objects: str | Sequence[str], *, bare: bool = False) -> Promp
     """
     names = split_objects(objects)
     if not bare:
-        return Prompt("segment " + " ; ".join(names))
+        return Prompt("segment " + " ; ".join(names), "segment")
     if len(names) > 1:
         raise UsageError(f"this checkpoint segments one expression at a time, found {len(names)}; ask for each alone")
-    return Prompt(names[0])
+    return Prompt(names[0], "segment", label=names[0])
 
 
 def parse_segments(

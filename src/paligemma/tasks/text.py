@@ -29,15 +29,15 @@ def caption_prompt(language: str = "en", style: str = "caption", region_yxyx_nor
         raise UsageError(f"unknown caption style {style!r}{did_you_mean(style, CAPTION_STYLES)}")
     language = check_language(language)
     if region_yxyx_norm is None:
-        return Prompt(f"{style} {language}")
+        return Prompt(f"{style} {language}", "caption", max_tokens=CAPTION_STYLES[style])
     if style != "caption" or language != "en":
         raise UsageError(f"a region can only be captioned in plain English, not {style} {language}; leave one out")
-    return Prompt("caption " + box_to_text(region_yxyx_norm), frozenset({LOCATIONS}))
+    return Prompt("caption " + box_to_text(region_yxyx_norm), "caption", frozenset({LOCATIONS}))
 
 
 def ocr_prompt() -> Prompt:
     """All text in the picture, in reading order."""
-    return Prompt("ocr")
+    return Prompt("ocr", "ocr")
 
 
 def ask_prompt(question: str, language: str = "en", *, bare: bool = False) -> Prompt:
@@ -51,7 +51,7 @@ def ask_prompt(question: str, language: str = "en", *, bare: bool = False) -> Pr
     question = question.strip()
     if not question:
         raise UsageError("the question is empty; ask something, such as 'what color is the car?'")
-    return Prompt(question if bare else f"answer {check_language(language)} {question}")
+    return Prompt(question if bare else f"answer {check_language(language)} {question}", "ask")
 
 
 def question_prompt(answer: str, language: str = "en") -> Prompt:
@@ -65,15 +65,15 @@ def question_prompt(answer: str, language: str = "en") -> Prompt:
     return Prompt(f"question {check_language(language)} {answer.strip()}")
 
 
-def generate_prompt(text: str) -> Prompt:
-    """The user's own words, stripped of outer spaces and newlines.
+def generate_prompt(text: str, *, allow: frozenset[str] = frozenset()) -> Prompt:
+    """The user's own words, stripped of outer spaces and newlines; `allow` as for `Tokenizer.encode`.
 
     Raises:
         UsageError: nothing is left.
     """
     if not text.strip():
         raise UsageError("the prompt is empty; give a task, such as 'caption en' or 'detect cat'")
-    return Prompt(text.strip())
+    return Prompt(text.strip(), allow=frozenset(allow))
 
 
 def parse_text(
