@@ -1,7 +1,7 @@
 """Tiny random models for the tests, and the oracle: the same weights as a Hugging Face model of transformers.
 
-`draw_hf(generation, seed)` makes a PaliGemma 1 or 2 of transformers, `copy_weights` our model of the same numbers.
-`hf_inputs` turns our rows (image slots, mask_ar) into Hugging Face's keywords.
+`draw_hf(config, seed)` makes a PaliGemma 1 or 2 of transformers, `copy_weights` our model of the same numbers,
+`draw_pair(generation, seed)` both. `hf_inputs` turns our rows (image slots, mask_ar) into Hugging Face's keywords.
 """
 
 from collections.abc import Sequence
@@ -77,13 +77,13 @@ def hf_config(config: Config) -> Any:
     )  # fmt: skip
 
 
-def draw_hf(generation: int, seed: int = 0) -> Any:
-    """A random transformers model of PaliGemma `generation`, eager attention."""
+def draw_hf(config: Config, seed: int = 0) -> Any:
+    """A random transformers model of `config`, eager attention."""
     from transformers import PaliGemmaForConditionalGeneration
 
-    config = hf_config(TINY[generation])
-    config._attn_implementation = "eager"
-    return randomize(PaliGemmaForConditionalGeneration(config), seed)
+    theirs = hf_config(config)
+    theirs._attn_implementation = "eager"
+    return randomize(PaliGemmaForConditionalGeneration(theirs), seed)
 
 
 def copy_weights(hf: Any, config: Config) -> PaliGemmaModel:
@@ -112,10 +112,11 @@ def hf_name(name: str, post_norms: bool) -> str:
     )
 
 
-def draw_pair(generation: int, seed: int = 0) -> tuple[Any, PaliGemmaModel]:
-    """The same random weights in transformers and here."""
-    hf = draw_hf(generation, seed)
-    return hf, copy_weights(hf, TINY[generation])
+def draw_pair(generation: int, seed: int = 0, config: Config | None = None) -> tuple[Any, PaliGemmaModel]:
+    """The same random weights in transformers and here; `config` replaces `TINY[generation]`."""
+    config = config or TINY[generation]
+    hf = draw_hf(config, seed)
+    return hf, copy_weights(hf, config)
 
 
 def hf_inputs(tokens: Tensor, pixels: Tensor | None, mask_ar: Tensor, mask_input: Tensor) -> dict[str, Any]:

@@ -219,7 +219,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """float[V] with -inf outside the nucleus: the fewest best tokens that sum to at least p in probability, and ties."""
+    """float[V] with -inf outside the nucleus: the fewest best tokens whose probabilities reach p, and ties."""
     descending = logits.sort(descending=True).values
     reached = (descending.softmax(-1).cumsum(-1) < p).sum().clamp(max=len(logits) - 1)
     return logits.masked_fill(logits < descending[reached], -math.inf)
