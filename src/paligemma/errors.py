@@ -1,6 +1,6 @@
 """The one exception users meet: a sentence they can act on, with a stable code and the exit status it means.
 
-Every `PaliGemmaError` says what was found, what was expected and what to do. Anything else that escapes is a bug of ours.
+Every `PaliGemmaError` says what was found, what was expected and what to do. Anything else that escapes is our bug.
 """
 
 EXIT_BUG = 1

@@ -92,7 +92,7 @@ class LanguageModel(nn.Module):
         self.norm = RMSNorm(config.width, config.norm_eps)  # llm/final_norm
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """[B, T, D]: embedding rows times sqrt(D). The factor is rounded to the weights' type, as both references do."""
+        """[B, T, D]: embedding rows times sqrt(D), the factor rounded to the weights' type as in both references."""
         x = self.embed_tokens(tokens)
         return x * torch.tensor(self.config.width**0.5, dtype=x.dtype, device=x.device)
 

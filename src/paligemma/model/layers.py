@@ -1,6 +1,7 @@
 """The pieces both towers share: norm, rotary embedding, attention and its mask.
 
-Axis letters: B batch, T queries, S keys, D width, N query heads, K key-value heads, G = N/K, H head_dim, R rows of one block.
+Axis letters: B batch, T queries, S keys, D width, N query heads, K key-value heads, G = N/K, H head_dim, R rows of a
+block.
 
 `attend` is the one seam to attention kernels. It works in blocks of query rows, so that never more than one block of
 scores exists at a time: 4,096 image tokens of one 896 px picture need megabytes, not gigabytes.
@@ -107,12 +108,11 @@ def attend(
     batch, num_heads, length, _ = q_BNTH.shape
     row_bytes = 4 * batch * num_heads * k_BKSH.shape[2]
     block = max(1, min(length, BLOCK_BYTES // row_bytes))
-    fused = softcap is None
 
     def one_block(start: int) -> Tensor:
         q = q_BNTH[:, :, start : start + block]
         seen = None if mask is None else mask.rows(start, start + q.shape[2], window)
-        if fused:
+        if softcap is None:
             grouped = num_heads != k_BKSH.shape[1]
             return F.scaled_dot_product_attention(q, k_BKSH, v_BKSH, seen, scale=scale, enable_gqa=grouped)
         return _attend_softcapped(q, k_BKSH, v_BKSH, seen, scale, softcap)

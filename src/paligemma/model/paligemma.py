@@ -33,7 +33,9 @@ class PaliGemmaModel(nn.Module):
         """float[I, num_image_tokens, D]: soft tokens of `pixels`, float32[I, 3, S, S] in [-1, 1]."""
         side = self.config.vision.image_size_px
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side):
-            raise InputError(f"pixels of shape {tuple(pixels.shape)} do not fit this model; it takes [I, 3, {side}, {side}]")
+            raise InputError(
+                f"pixels of shape {tuple(pixels.shape)} do not fit this model; it takes [I, 3, {side}, {side}]"
+            )
         return self.projector(self.vision_tower(pixels))
 
     def embed(self, tokens: Tensor, image_features: Tensor | None = None) -> Tensor:
