@@ -25,7 +25,12 @@ os.environ.update(
 for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "FORCE_COLOR"):
     os.environ.pop(_name, None)
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# No deadlines, the machine may be busy; in CI the same examples every time, elsewhere new ones.
+hypothesis.settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("house")
 
 _LOOPBACK = ("localhost", "127.", "::1", "0.0.0.0")
 _RESOLVE = {"socket.getaddrinfo": 0, "socket.gethostbyname": 0, "socket.connect": 1, "socket.sendto": 1}

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.rules.awaited import awaits_api
 
 from paligemma import errors
 from paligemma.config import VARIANTS
@@ -81,7 +80,6 @@ def same_output(want, got):
     return doctest.OutputChecker().check_output(want.strip() + "\n", got.strip() + "\n", flags)
 
 
-@awaits_api
 @pytest.mark.parametrize(("path", "block"), BLOCKS)
 def test_blocks_run(path, block, workplace):
     command = ["bash", "-euo", "pipefail", "-s"] if block.language == "bash" else [sys.executable, "-"]
@@ -90,13 +88,11 @@ def test_blocks_run(path, block, workplace):
         assert same_output(block.output, printed), f"{block.where} says:\n{block.output}\nbut it prints:\n{printed}"
 
 
-@awaits_api
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_examples_run(example, workplace):
     assert run([sys.executable, f"examples/{example.name}"], workplace("examples")).strip()
 
 
-@awaits_api
 def test_there_are_examples():
     assert EXAMPLES
 
@@ -106,7 +102,6 @@ def test_the_readme_shows_shell_and_python():
     assert {block.language for block in readme} == {"bash", "python"}
 
 
-@awaits_api
 def test_nothing_waits_to_be_filled_in():
     assert [path.name for path in RUN_DOCS if "<!-- fill" in path.read_text()] == []
 

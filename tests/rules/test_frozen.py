@@ -6,8 +6,6 @@
 import json
 from pathlib import Path
 
-from tests.rules.awaited import awaits_api
-
 FROZEN = Path(__file__).with_name("frozen.json")
 
 
@@ -30,12 +28,10 @@ def present():
     return {"names": sorted(paligemma.__all__), "commands": dict(sorted(options(app).items()))}
 
 
-@awaits_api
 def test_public_names_and_options_are_the_frozen_ones():
     assert present() == json.loads(FROZEN.read_text()), "changed on purpose? `make freeze`, and a line in CHANGELOG.md"
 
 
-@awaits_api
 def test_every_public_name_exists():
     import paligemma
 
