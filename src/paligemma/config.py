@@ -34,8 +34,8 @@ class VisionConfig:
     def __post_init__(self) -> None:
         if self.image_size_px % self.patch_size_px:
             raise UsageError(
-                f"an image side of {self.image_size_px} px is no multiple of the patch side of {self.patch_size_px} px; "
-                "choose a multiple"
+                f"an image side of {self.image_size_px} px was given, expected a multiple of the {self.patch_size_px} px "
+                "of a patch; choose one"
             )
         if self.width % self.num_heads:
             raise UsageError(f"vision width {self.width} cannot be split over {self.num_heads} heads")
@@ -221,8 +221,8 @@ class Variant:
 
     @property
     def parameters_padded(self) -> int:
-        """With the 257,216 rows of Hugging Face's files; the same as `parameters` where there are none (nano)."""
-        return self.parameters if self.kind == "nano" else self.config.with_padding_rows().num_parameters
+        """With the 64 padding rows of Hugging Face's files: 257,216 in all for the published ones."""
+        return self.config.with_padding_rows().num_parameters
 
 
 def _v1(px: int, kind: str, task: str | None = None, **more: Any) -> Variant:
@@ -270,7 +270,7 @@ _FT_V1: dict[str, tuple[str, tuple[int, ...]]] = {
 NANO = Config(
     vision=VisionConfig(width=192, depth=6, mlp_dim=768, num_heads=6, image_size_px=112),
     text=TextConfig(
-        width=192, depth=6, mlp_dim=768, num_heads=6, num_kv_heads=2, head_dim=32, vocab_size=2560,
+        width=192, depth=6, mlp_dim=768, num_heads=6, num_kv_heads=2, head_dim=32, vocab_size=2176,
         post_norms=True, attn_logit_softcap=50.0, final_logit_softcap=30.0, sliding_window=4096,
     ),
 )  # fmt: skip

@@ -67,9 +67,7 @@ class Report:
         return "\n".join(lines)
 
 
-def compare(
-    name: str, ours: Any, expected: Any, tolerance: float, *, where: Any = None, relative: bool = False
-) -> Row:
+def compare(name: str, ours: Any, expected: Any, tolerance: float, *, where: Any = None, relative: bool = False) -> Row:
     """The largest absolute difference of two number arrays of the same shape.
 
     Args:
@@ -91,6 +89,19 @@ def compare(
     if difference.size == 0:
         return Row(name, 0.0, tolerance, "nothing to compare")
     return Row(name, float(difference.max()), tolerance)  # max() hands a nan on
+
+
+GRADIENT_TOLERANCE = 2e-3
+NOISE_FLOOR = 1e-4
+
+
+def norm_row(name: str, ours: float, expected: float, largest: float) -> Row:
+    """The relative difference of two gradient norms.
+
+    Norms below `NOISE_FLOOR` of the largest one are taken relative to that floor: the gradient of a key bias, say, is
+    zero in exact arithmetic (softmax ignores a common shift), and what is left is rounding.
+    """
+    return Row(name, abs(ours - expected) / max(abs(expected), NOISE_FLOOR * largest), GRADIENT_TOLERANCE)
 
 
 def equal(name: str, ours: Any, expected: Any, *, where: Any = None, note: str = "") -> Row:

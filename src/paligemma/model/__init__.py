@@ -3,7 +3,7 @@
 from paligemma.model.gemma import Cache, LanguageModel
 from paligemma.model.layers import AttentionMask, attend, positions
 from paligemma.model.paligemma import PaliGemmaModel, suffix_loss
-from paligemma.model.siglip import VisionTower
+from paligemma.model.siglip import VisionTower, resample_positions
 
 __all__ = [
     "AttentionMask",
@@ -13,5 +13,6 @@ __all__ = [
     "VisionTower",
     "attend",
     "positions",
+    "resample_positions",
     "suffix_loss",
 ]

@@ -73,3 +73,14 @@ class VisionTower(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.post_layernorm(x)
+
+
+def resample_positions(table: Tensor, grid_size: int) -> Tensor:
+    """A position table float[N, D] for another grid, float[grid_size**2, D]: bilinear, corners kept on corners.
+
+    Source: big_vision `models/vit.py` `resample_posemb` (scipy `zoom` of order 1).
+    """
+    old = round(len(table) ** 0.5)
+    image = table.float().unflatten(0, (old, old)).permute(2, 0, 1)[None]
+    resized = F.interpolate(image, size=(grid_size, grid_size), mode="bilinear", align_corners=True)
+    return resized[0].flatten(1).T.to(table.dtype)

@@ -1,0 +1,117 @@
+"""What can be asked about a scene and the exact answers, as (prefix, suffix) pairs in PaliGemma's prompt grammar."""
+
+import random
+from collections import Counter
+
+from paligemma.scenes.drawings import LABELS
+from paligemma.scenes.world import NORM_BOX, Scene, Thing
+
+NUMBERS = ("zero", "one", "two", "three", "four")
+
+
+def plural(label: str) -> str:
+    irregular = {"fish": "fish", "mushroom": "mushrooms"}
+    return irregular.get(label, label + "s")
+
+
+def article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def caption(scene: Scene) -> str:
+    """Groups of equal things from left to right, then the word: `two red cats and a blue boat with the word OPEN`."""
+    counts = Counter((thing.color, thing.label) for thing in scene.things)
+    groups = []
+    for (color, label), count in counts.items():  # insertion order: the leftmost of each group
+        if count == 1:
+            groups.append(f"{article(color)} {color} {label}")
+        else:
+            groups.append(f"{NUMBERS[count]} {color} {plural(label)}")
+    listed = " and ".join(filter(None, [", ".join(groups[:-1]), *groups[-1:]]))
+    if scene.text is None:
+        return listed or "nothing"
+    return f"{listed} with the word {scene.text.word}" if listed else f"the word {scene.text.word}"
+
+
+def location(box: NORM_BOX) -> str:
+    """`<locYMIN><locXMIN><locYMAX><locXMAX>` with bins round(1023 * fraction)."""
+    return "".join(f"<loc{min(1023, max(0, round(c * 1023))):04d}>" for c in box)
+
+
+def detection(things: list[Thing]) -> str:
+    return " ; ".join(f"{location(thing.box)} {thing.label}" for thing in things)
+
+
+def ask_caption(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    return "caption en", caption(scene)
+
+
+def ask_detect(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """Mostly what is there, sometimes several kinds, sometimes something that is not (empty answer)."""
+    present = sorted({thing.label for thing in scene.things})
+    absent = rng.choice([label for label in LABELS if label not in present])
+    roll = rng.random()
+    if roll < 0.55:
+        wanted = [rng.choice(present)]
+    elif roll < 0.9:
+        wanted = rng.sample([*present, absent], k=min(len(present) + 1, rng.randint(2, 3)))
+    else:
+        wanted = [absent]
+    found = [thing for thing in scene.things if thing.label in wanted]
+    return "detect " + " ; ".join(wanted), detection(found)
+
+
+def ask_count(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    counts = Counter(thing.label for thing in scene.things)
+    label = rng.choice(sorted(counts)) if rng.random() < 0.75 else rng.choice(LABELS)
+    if rng.random() < 0.2:
+        return "answer en how many objects are there?", str(len(scene.things))
+    ending = rng.choice(("?", " are there?", " are in the picture?"))
+    return f"answer en how many {plural(label)}{ending}", str(counts[label])
+
+
+def ask_color(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    counts = Counter(thing.label for thing in scene.things)
+    single = [thing for thing in scene.things if counts[thing.label] == 1]
+    if not single:
+        return ask_count(scene, rng)
+    thing = rng.choice(single)
+    return f"answer en what color is the {thing.label}?", thing.color
+
+
+def ask_presence(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    labels = {thing.label for thing in scene.things}
+    label = rng.choice(sorted(labels)) if rng.random() < 0.5 else rng.choice(LABELS)
+    return f"answer en is there {article(label)} {label}?", "yes" if label in labels else "no"
+
+
+def ask_read(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    word = scene.text.word if scene.text else ""
+    if rng.random() < 0.7:
+        return "ocr", word
+    return "answer en what is written?", word or "nothing"
+
+
+QUESTIONS = {
+    ask_caption: 0.30,
+    ask_detect: 0.34,
+    ask_count: 0.12,
+    ask_color: 0.07,
+    ask_presence: 0.05,
+    ask_read: 0.12,
+}
+
+
+def examples(scene: Scene, rng: random.Random, count: int) -> list[tuple[str, str]]:
+    """`count` different kinds of (prefix, suffix) about one scene."""
+    picks: list[tuple[str, str]] = []
+    kinds, weights = list(QUESTIONS), list(QUESTIONS.values())
+    while len(picks) < count:
+        ask = rng.choices(kinds, weights)[0]
+        if not scene.things and ask not in (ask_caption, ask_read):
+            continue
+        weights[kinds.index(ask)] *= 0.2  # rarely the same kind twice
+        pair = ask(scene, rng)
+        if pair not in picks or sum(weights) < 0.1:
+            picks.append(pair)
+    return picks

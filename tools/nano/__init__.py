@@ -1,0 +1,1 @@
+"""How the bundled model is made: tokenizer, seeing, speaking, report. `python -m tools.nano --help`."""
