@@ -1,0 +1,194 @@
+"""Saving a model, and converting files of one format into the other, one tensor in memory at a time.
+
+Lossless in both directions and verified on request: the same random input through the source and through what was
+written. Padding rows, which nothing ever produces, are dropped on the way to npz and made anew on the way back.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from paligemma.checkpoints import hub
+from paligemma.checkpoints.big_vision import Sidecar, write_npz, write_sidecar
+from paligemma.checkpoints.hf import LAYOUTS, write_hf
+from paligemma.checkpoints.hf_config import ImageSettings
+from paligemma.checkpoints.load import Opened, build_model, open_checkpoint
+from paligemma.checkpoints.tensors import ModelTensors, as_dtype, common_dtype, dtype_name
+from paligemma.config import IMAGE_SLOT, did_you_mean
+from paligemma.errors import UsageError
+from paligemma.model import PaliGemmaModel
+
+FORMATS = ("hf", "big_vision")
+SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What was written, and how far its logits are from the source's (None if not verified)."""
+
+    source: Path
+    target: Path
+    source_format: str
+    format: str
+    layout: str | None
+    dtype: str
+    num_tensors: int
+    num_parameters: int
+    files: tuple[Path, ...]
+    num_bytes: int
+    seconds: float
+    max_logits_difference: float | None = None
+
+
+def save(
+    model: PaliGemmaModel,
+    target: "str | Path",
+    *,
+    format: str = "hf",
+    dtype: "str | torch.dtype | None" = None,
+    layout: str = "hub",
+    shard_bytes: int = SHARD_BYTES,
+    params_prefix: bool = True,
+    image_token_id: int | None = None,
+    image: ImageSettings | None = None,
+    tokenizer_path: "str | Path | None" = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Writes a model; returns the files.
+
+    Args:
+        target: a directory for "hf"; an .npz file for "big_vision", which gets a .json of the same name beside it.
+        dtype: of the file; default the model's.
+        layout: of the "hf" keys: "hub" (as Google published them), "4.5x" or "5.23" (transformers' own names).
+        shard_bytes: "hf" weights above this are split.
+        params_prefix: "big_vision" keys start with `params/`.
+        image_token_id: of `<image>`; default the first row behind the vocabulary.
+        tokenizer_path: a directory or file to copy the tokenizer from.
+        overwrite: replace weights that are already at `target`.
+
+    Raises:
+        UsageError: unknown format or layout, or weights in the way.
+        ResourceError: not enough disk.
+    """
+    source = Opened(
+        tensors=ModelTensors(model),
+        config=model.config,
+        path=Path(),
+        format="memory",
+        image_token_id=image_token_id,
+        image=image or ImageSettings(model.config.vision.image_size_px),
+        tokenizer_path=None if tokenizer_path is None else Path(tokenizer_path),
+        name=None,
+    )
+    wanted = as_dtype(dtype) or common_dtype(source.tensors)
+    return _write(source, Path(target), format, wanted, layout, shard_bytes, params_prefix, overwrite)
+
+
+def convert(
+    source: "str | Path",
+    target: "str | Path",
+    *,
+    format: str = "hf",
+    dtype: "str | torch.dtype | None" = None,
+    layout: str = "hub",
+    shard_bytes: int = SHARD_BYTES,
+    params_prefix: bool = True,
+    overwrite: bool = False,
+    verify: bool = False,
+    variant: str | None = None,
+    revision: str | None = None,
+) -> ConversionReport:
+    """Rewrites a checkpoint in another format, layout, type or sharding; arguments as for `save` and `load_checkpoint`.
+
+    `verify` runs both models, one after the other, on one random image and prompt; it needs memory for one of them.
+
+    Raises:
+        UnavailableError, CheckpointError: the source cannot be read.
+        UsageError: unknown format or layout, or weights in the way.
+        ResourceError: not enough disk or memory.
+    """
+    start = time.monotonic()
+    opened = open_checkpoint(hub.resolve(source, revision), variant)
+    wanted = as_dtype(dtype) or common_dtype(opened.tensors)
+    destination = Path(target)
+    files = _write(opened, destination, format, wanted, layout, shard_bytes, params_prefix, overwrite)
+    difference = None
+    if verify:
+        compute = common_dtype(opened.tensors)
+        compute = torch.float32 if compute == torch.float16 else compute
+        # Opened anew: arrays of an npz are read front to back once.
+        expected = _random_logits(open_checkpoint(opened.path, variant), compute)
+        found = _random_logits(open_checkpoint(destination), compute)
+        difference = (expected - found).abs().max().item()
+    return ConversionReport(
+        source=opened.path,
+        target=destination,
+        source_format=opened.format,
+        format=format,
+        layout=layout if format == "hf" else None,
+        dtype=dtype_name(wanted),
+        num_tensors=len(opened.tensors.shapes),
+        num_parameters=opened.config.num_parameters,
+        files=tuple(files),
+        num_bytes=sum(path.stat().st_size for path in files),
+        seconds=time.monotonic() - start,
+        max_logits_difference=difference,
+    )
+
+
+def _write(
+    source: Opened,
+    target: Path,
+    format: str,
+    dtype: torch.dtype,
+    layout: str,
+    shard_bytes: int,
+    params_prefix: bool,
+    overwrite: bool,
+) -> list[Path]:
+    if format not in FORMATS:
+        raise UsageError(f"unknown format {format!r}{did_you_mean(format, list(FORMATS))}")
+    if layout not in LAYOUTS:
+        raise UsageError(f"unknown key layout {layout!r}{did_you_mean(layout, LAYOUTS)}")
+    if shard_bytes < 1:
+        raise UsageError(f"shards of {shard_bytes} bytes are impossible; give a positive size")
+    if format == "big_vision":
+        if target.suffix != ".npz":
+            raise UsageError(f"the target of a big_vision file is {target}, expected a name ending in .npz; rename it")
+        _refuse_overwriting(source, [target] if target.exists() else [], target, overwrite)
+        path = write_npz(source.tensors, source.config, target, dtype=dtype, params_prefix=params_prefix)
+        config = source.config.with_padding_rows(0)
+        return [path, write_sidecar(path, Sidecar(config, source.image_token_id, source.image.resize))]
+    if target.is_file():
+        raise UsageError(f"{target} is a file, expected a directory for Hugging Face's format; choose another target")
+    stale = [*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")]
+    _refuse_overwriting(source, stale, target, overwrite)
+    files = write_hf(
+        source.tensors, source.config, target, dtype=dtype, layout=layout, shard_bytes=shard_bytes,
+        image_token_id=source.image_token_id, image=source.image, tokenizer_path=source.tokenizer_path,
+    )  # fmt: skip
+    for path in set(stale) - set(files):
+        path.unlink()
+    return files
+
+
+def _refuse_overwriting(source: Opened, present: list[Path], target: Path, overwrite: bool) -> None:
+    if source.format != "memory" and source.path.resolve() in (target.resolve(), target.resolve().parent):
+        raise UsageError(f"{target} is the source itself; choose another target")
+    if present and not overwrite:
+        raise UsageError(f"{target} already holds {present[0].name}; choose another target, or allow overwriting")
+
+
+@torch.no_grad()
+def _random_logits(opened: Opened, dtype: torch.dtype) -> torch.Tensor:
+    """Logits float32[1, T, vocab_size] of a fixed random image and eight tokens; the model is freed at once."""
+    model = build_model(opened, dtype)
+    generator = torch.Generator().manual_seed(0)
+    vision, text = opened.config.vision, opened.config.text
+    pixels = torch.rand((1, 3, vision.image_size_px, vision.image_size_px), generator=generator) * 2 - 1
+    words = torch.randint(text.vocab_size, (1, 8), generator=generator)
+    slots = torch.full((1, vision.num_image_tokens), IMAGE_SLOT)
+    hidden = model.hidden(torch.cat([slots, words], dim=1), pixels)[:, -words.shape[1] :]
+    return model.language_model.logits(hidden)[..., : text.vocab_size].float()
