@@ -34,8 +34,8 @@ class VisionConfig:
     def __post_init__(self) -> None:
         if self.image_size_px % self.patch_size_px:
             raise UsageError(
-                f"an image side of {self.image_size_px} px was given, expected a multiple of the {self.patch_size_px} px "
-                "of a patch; choose one"
+                f"an image side of {self.image_size_px} px was given, expected a multiple of the patch side of "
+                f"{self.patch_size_px} px; choose one"
             )
         if self.width % self.num_heads:
             raise UsageError(f"vision width {self.width} cannot be split over {self.num_heads} heads")

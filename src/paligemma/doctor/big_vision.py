@@ -129,6 +129,7 @@ class _Golden:
         squares: dict[str, float] = dict.fromkeys(expected, 0.0)
         for name, place in places(self.model.config).items():
             gradient = gradients[name]
+            assert gradient is not None, "every parameter takes part in the loss"
             squares[place.key] = squares.get(place.key, 0.0) + float(gradient.double().square().sum())
         for key, square in sorted(squares.items()):
             row_name = f"{path.stem}/{key}"

@@ -42,7 +42,7 @@ class _Case:
     def __init__(self, golden: "_Golden", name: str):
         get = golden.get
         input_ids = get(f"{name}.input_ids")
-        self.tokens = torch.where(input_ids == golden.image_token_id, IMAGE_SLOT, input_ids)
+        self.tokens = input_ids.masked_fill(input_ids.eq(golden.image_token_id), IMAGE_SLOT)
         self.mask_input = get(f"{name}.attention_mask") != 0
         self.mask_ar = get(f"{name}.token_type_ids")
         self.valid = self.mask_input.numpy()
@@ -57,7 +57,9 @@ class _Golden:
         self.directory = directory
         self.arrays = dict(np.load(directory / "expected.npz", allow_pickle=False))
         checkpoint = load_checkpoint(directory, dtype=torch.float32)
-        self.model, self.image_token_id = checkpoint.model.eval(), checkpoint.image_token_id
+        self.model = checkpoint.model.eval()
+        assert checkpoint.image_token_id is not None, "config.json names it"
+        self.image_token_id = checkpoint.image_token_id
         self.cases: dict[str, _Case] = {}
         self.outputs: dict[str, dict[str, Tensor]] = {}
 

@@ -114,9 +114,11 @@ def _choose(rng: random.Random, base: RGB, before: list[Thing]) -> tuple[str, st
 def _place_text(rng: random.Random, image: Image.Image, base: RGB, taken: list[NORM_BOX]) -> Text:
     side = image.width
     word = rng.choice(WORDS).upper() if rng.random() < 0.7 else _random_string(rng)
-    font = ImageFont.load_default(rng.uniform(0.12, 0.2) * side)
+    height = rng.uniform(0.12, 0.2) * side
+    font = ImageFont.load_default(height)
     while font.getlength(word) > 0.92 * side:
-        font = font.font_variant(size=font.size * 0.9)
+        height *= 0.9
+        font = ImageFont.load_default(height)
     left, top, right, bottom = font.getbbox(word)
     x = rng.uniform(0.02, 0.98 - (right - left) / side) * side - left
     y = rng.uniform(0.02, 0.98 - (bottom - top) / side) * side - top
