@@ -101,7 +101,7 @@ class Answer:
     """What the model said about one example.
 
     Args:
-        text: for people: the answer without tokens of the model's own alphabet.
+        text: for people: the answer without outer spaces; of boxes their labels.
         raw: exactly what the model wrote, up to its end token.
         task: the verb, such as `ask`; prompt: what was sent, without control tokens.
         finish_reason: `stop` (the model ended) or `length` (cut at `max_tokens`).

@@ -29,9 +29,12 @@ class Prompt(Protocol):
     An optional attribute `features`, float[n, N, D] from `Runner.encode_images`, replaces `pixels`.
     """
 
-    tokens: Tensor  # int64[T], IMAGE_SLOT where image features go
-    pixels: Tensor | None  # float32[n, 3, S, S]
-    mask_ar: Tensor  # int64[T], 0 image and prefix, 1 given start of the suffix
+    @property
+    def tokens(self) -> Tensor: ...  # int64[T], IMAGE_SLOT where image features go
+    @property
+    def pixels(self) -> Tensor | None: ...  # float32[n, 3, S, S]
+    @property
+    def mask_ar(self) -> Tensor: ...  # int64[T], 0 image and prefix, 1 given start of the suffix
 
 
 @dataclass
