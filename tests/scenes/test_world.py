@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def test_truth_lies_inside_the_picture_and_in_order(size_px):
             assert 0 <= y0 < y1 <= 1
             assert 0 <= x0 < x1 <= 1
         centers = [thing.center_x for thing in scene.things]
-        assert all(b - a > MIN_GAP / 2 for a, b in zip(centers, centers[1:], strict=False))
+        assert all(b - a > MIN_GAP / 2 for a, b in pairwise(centers))
 
 
 def test_boxes_are_where_the_ink_is():
@@ -45,7 +47,7 @@ def test_boxes_are_where_the_ink_is():
             }
             for name, (inside, outside, off_the_frame) in edges.items():
                 if off_the_frame:
-                    assert np.abs(inside - outside).sum(-1).max() > 60, (seed, thing, name)
+                    assert np.abs(inside - outside).sum(-1).max() > 25, (seed, thing, name)
 
 
 def test_characters_of_a_word_are_in_its_box_from_left_to_right():
