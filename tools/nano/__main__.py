@@ -1,29 +1,22 @@
-"""Command line: `python -m tools.nano train --folder runs/nano --see 12 --speak 70`."""
+"""Command line: `python -m tools.nano train --see 12 --speak 70`, then `python -m tools.nano bundle`."""
 
 import argparse
+import json
 from pathlib import Path
 
 from tools.nano import tokenizer
-from tools.nano.train import Run, Stage
 
 from paligemma.config import NANO
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.nano", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("runs/nano"))
-    parser.add_argument("--see", type=float, default=12, help="minutes of dense supervision of the vision tower")
-    parser.add_argument("--speak", type=float, default=70, help="minutes of language-model training")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compiled", action="store_true", help="torch.compile both towers")
-    arguments = parser.parse_args()
+def train(arguments: argparse.Namespace) -> None:
+    from tools.nano.train import Run, Stage
+
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "tokenizer.json"
     if not file.exists():
         tokenizer.write(file)
-    run = Run(
-        arguments.folder, NANO, file.read_text(encoding="utf-8"), threads=arguments.threads, compiled=arguments.compiled
-    )
+    run = Run(arguments.folder, NANO, file.read_text(encoding="utf-8"), threads=arguments.threads)
     see = Stage(
         minutes=arguments.see, lr=1.5e-3, tower_lr_scale=1.0, images=64, prompts=1, dense_weight=1.0, speak=False
     )
@@ -32,6 +25,31 @@ def main() -> None:
     )
     run.go("see", see)
     run.go("speak", speak)
+
+
+def bundle(arguments: argparse.Namespace) -> None:
+    from tools.nano.bundle import TARGET
+    from tools.nano.bundle import bundle as write
+
+    print(json.dumps(write(arguments.folder, arguments.target or TARGET, arguments.scenes), indent=2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.nano", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    training = commands.add_parser("train", help="train, or go on with, the model in a folder")
+    training.add_argument("--see", type=float, default=12, help="minutes of dense supervision of the vision tower")
+    training.add_argument("--speak", type=float, default=70, help="minutes of language-model training")
+    training.add_argument("--threads", type=int, default=2)
+    training.set_defaults(run=train)
+    bundling = commands.add_parser("bundle", help="score the model on held-out scenes and put it into the package")
+    bundling.add_argument("--target", type=Path, help="another folder than the package's")
+    bundling.add_argument("--scenes", type=int, default=500)
+    bundling.set_defaults(run=bundle)
+    for command in (training, bundling):
+        command.add_argument("--folder", type=Path, default=Path("runs/nano"))
+    arguments = parser.parse_args()
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":

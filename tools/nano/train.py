@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS, Config
-from paligemma.model import PaliGemmaModel
+from paligemma.model import AttentionMask, PaliGemmaModel
 from paligemma.scenes import COLORS
 
 SAVE_EVERY_S = 180
@@ -88,8 +88,6 @@ def initialise(model: PaliGemmaModel, seed: int) -> None:
 
 def speak_loss(model: PaliGemmaModel, features: Tensor, batch: TrainingBatch, prompts: int) -> Tensor:
     """Mean over all suffix tokens; location tokens have a bell of `LOC_SPREAD_BINS` as their target."""
-    from paligemma.model import AttentionMask
-
     mask = AttentionMask.prefix_lm(batch.mask_ar, batch.mask_input)
     x = model.embed(batch.tokens, features.repeat_interleave(prompts, dim=0))
     hidden = model.decode(x, mask)
@@ -131,7 +129,7 @@ def lr_at(share: float, peak: float) -> float:
 class Run:
     """One folder holding weights, progress and a log; `go` spends a stage's minutes."""
 
-    def __init__(self, folder: Path, config: Config, tokenizer_json: str, *, threads: int, compiled: bool):
+    def __init__(self, folder: Path, config: Config, tokenizer_json: str, *, threads: int):
         folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(threads)
         self.folder, self.config, self.tokenizer_json = folder, config, tokenizer_json
@@ -142,14 +140,10 @@ class Run:
             self.model.load_state_dict(load_file(folder / "model.safetensors"))
             self.heads.load_state_dict(load_file(folder / "heads.safetensors"))
             self.progress = json.loads((folder / "progress.json").read_text())
-        if compiled:
-            self.model.vision_tower.compile(dynamic=False)
-            self.model.language_model.compile(dynamic=True)
 
     def save(self) -> None:
         for name, module in (("model", self.model), ("heads", self.heads)):
-            state = {k.replace("_orig_mod.", ""): v.contiguous() for k, v in module.state_dict().items()}
-            save_file(state, self.folder / f"{name}.tmp")
+            save_file(module.state_dict(), self.folder / f"{name}.tmp")
             (self.folder / f"{name}.tmp").rename(self.folder / f"{name}.safetensors")
         (self.folder / "progress.json").write_text(json.dumps(self.progress))
 
