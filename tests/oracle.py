@@ -14,6 +14,7 @@ from torch import Tensor
 
 from paligemma.config import IMAGE_SLOT, Config, TextConfig, VisionConfig
 from paligemma.model import PaliGemmaModel
+from paligemma.processor import Encoded
 
 VISION = VisionConfig(width=16, depth=2, mlp_dim=24, num_heads=2, image_size_px=8, patch_size_px=4)  # 4 tokens an image
 TEXT_1 = TextConfig(
@@ -126,9 +127,7 @@ def hf_inputs(tokens: Tensor, pixels: Tensor | None, mask_ar: Tensor, mask_input
     return {"input_ids": ids, "pixel_values": pixels, "attention_mask": mask_input.long(), "token_type_ids": types}
 
 
-def draw_prompt(
-    config: Config, num_images: int, length: int, seed: int = 0, suffix: Sequence[int] = ()
-) -> SimpleNamespace:
+def draw_prompt(config: Config, num_images: int, length: int, seed: int = 0, suffix: Sequence[int] = ()) -> Encoded:
     """One request without text: images, bos, `length` random tokens, then given suffix tokens (causal)."""
     generator = torch.Generator().manual_seed(seed)
     side = config.vision.image_size_px
@@ -136,7 +135,7 @@ def draw_prompt(
     slots = [IMAGE_SLOT] * (num_images * config.vision.num_image_tokens)
     prefix = [*slots, BOS, *words]
     pixels = torch.randn(num_images, 3, side, side, generator=generator).clamp(-1, 1) if num_images else None
-    return SimpleNamespace(
+    return Encoded(
         tokens=torch.tensor([*prefix, *suffix]),
         pixels=pixels,
         mask_ar=torch.tensor([0] * len(prefix) + [1] * len(suffix)),
