@@ -1,1 +1,1 @@
-"""To be described."""
+"""Ways to reach the package from outside. Interfaces know `api` and below, and never one another."""
