@@ -6,32 +6,11 @@
         print(box.label, box.xyxy)
 
 This file is the table of contents: each public name and the room it lives in. Rooms are imported when a name is first
-used, so that `import paligemma` itself is light and needs no torch.
+used, so that `import paligemma` itself is light and needs no torch. `__init__.pyi` tells type checkers the same.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from paligemma.api import AnswerStream as AnswerStream
-    from paligemma.api import Images as Images
-    from paligemma.api import PaliGemma as PaliGemma
-    from paligemma.api import load as load
-    from paligemma.config import VARIANTS as VARIANTS
-    from paligemma.config import Config as Config
-    from paligemma.config import Variant as Variant
-    from paligemma.config import variant as variant
-    from paligemma.engine import Engine as Engine
-    from paligemma.engine import Sampling as Sampling
-    from paligemma.errors import PaliGemmaError as PaliGemmaError
-    from paligemma.images import open_image as open_image
-    from paligemma.images import read_frames as read_frames
-    from paligemma.processor import Processor as Processor
-    from paligemma.results import Answer as Answer
-    from paligemma.results import Box as Box
-    from paligemma.results import Detections as Detections
-    from paligemma.results import Notice as Notice
-    from paligemma.tokenizer import Tokenizer as Tokenizer
+from typing import Any
 
 __version__ = "0.1.0"
 
