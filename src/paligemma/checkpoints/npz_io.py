@@ -28,6 +28,10 @@ _PREFIX = "params/"
 _TRAINING_STATE = re.compile(r"(opt|extra|chrono)/|step$")  # beside params/ in a checkpoint of a running training
 
 
+# What zipfile, zlib and numpy raise about damaged archives.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, KeyError, ValueError)
+
+
 @dataclass(frozen=True)
 class Member:
     """One array inside an archive, known by its header."""
@@ -58,26 +62,27 @@ def read_members(paths: Iterable[Path]) -> dict[str, Member]:
 
 
 def _members_of(path: Path) -> list[Member]:
+    with _in_one_sentence(path), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        trained = any(name.startswith(_PREFIX) for name in names)
+        wanted = [name for name in names if not (trained and _TRAINING_STATE.match(name.removesuffix(".npy")))]
+        found = []
+        for name in wanted:
+            if not name.endswith(".npy"):
+                raise CheckpointError(f"{path} holds {name[:80]!r}, expected numpy arrays only; it is no weight file")
+            with archive.open(name) as stream:
+                found.append(_read_header(path, name.removesuffix(".npy"), stream))
+        return found
+
+
+@contextmanager
+def _in_one_sentence(path: Path) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            trained = any(name.startswith(_PREFIX) for name in names)
-            wanted = [name for name in names if not (trained and _TRAINING_STATE.match(name.removesuffix(".npy")))]
-            for name in wanted:
-                if not name.endswith(".npy"):
-                    raise CheckpointError(
-                        f"{path} holds {name[:80]!r}, expected numpy arrays only; it is no weight file"
-                    )
-            found = []
-            for name in wanted:
-                with archive.open(name) as stream:
-                    found.append(_read_header(path, name.removesuffix(".npy"), stream))
-            return found
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        yield
+    except _DAMAGE as error:
         size = path.stat().st_size
-        raise CheckpointError(
-            f"{path} ({size:,} bytes) is no complete npz archive ({error}); {DOWNLOAD_AGAIN}"
-        ) from None
+        reason = str(error)[:200]
+        raise CheckpointError(f"{path} ({size:,} bytes) is no sound npz archive ({reason}); {DOWNLOAD_AGAIN}") from None
 
 
 def _read_header(path: Path, name: str, stream: Any) -> Member:
@@ -88,10 +93,8 @@ def _read_header(path: Path, name: str, stream: Any) -> Member:
             raise ValueError(f"npy version {version}")
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = read(stream)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise CheckpointError(
-            f"{path} holds {name} without a readable header ({str(error)[:120]}); {DOWNLOAD_AGAIN}"
-        ) from None
+    except (SyntaxError, RecursionError, MemoryError, TypeError) as error:
+        raise ValueError(f"header of {name}: {error}") from None
     if dtype.hasobject:
         raise CheckpointError(
             f"{path} holds Python objects in {name}, which are pickles and never opened; use plain arrays"
@@ -109,10 +112,11 @@ class Archives:
     _files: dict[Path, zipfile.ZipFile] = field(default_factory=dict)
 
     def open(self, member: Member) -> Any:
-        if member.path not in self._files:
-            self._files[member.path] = zipfile.ZipFile(member.path)
-        stream = self._files[member.path].open(f"{member.name}.npy")
-        _read_header(member.path, member.name, stream)
+        with _in_one_sentence(member.path):
+            if member.path not in self._files:
+                self._files[member.path] = zipfile.ZipFile(member.path)
+            stream = self._files[member.path].open(f"{member.name}.npy")
+            _read_header(member.path, member.name, stream)
         return stream
 
     def read(self, member: Member) -> Tensor:
@@ -125,14 +129,12 @@ class Archives:
         """The next elements of an open array in row-major order; the archive checks its CRC at the end."""
         buffer = torch.empty(math.prod(shape), dtype=member.dtype)
         raw = raw_bytes(buffer)
-        try:
+        with _in_one_sentence(member.path):
             while raw:
                 got = stream.readinto(raw[:PIECE_BYTES])
                 if not got:
-                    raise EOFError("the data end early")
+                    raise EOFError(f"the data of {member.name} end early")
                 raw = raw[got:]
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise CheckpointError(f"{member.path}: {member.name} cannot be read ({error}); {DOWNLOAD_AGAIN}") from None
         return buffer.view(shape)
 
     def close(self) -> None:

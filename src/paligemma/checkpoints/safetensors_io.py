@@ -29,7 +29,7 @@ _BITS = {
 }  # fmt: skip
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-PIECE_BYTES = 16 * 2**20
+PIECE_BYTES = 4 * 2**20
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_INDEX_BYTES = 64 * 2**20
 DOWNLOAD_AGAIN = "the file is damaged or incomplete; download or copy it again"
