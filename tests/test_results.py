@@ -148,3 +148,17 @@ def test_save_by_suffix(tmp_path):
         found.save(tmp_path / "a.docx")
     with pytest.raises(ResourceError, match="cannot write"):
         found.save(tmp_path / "missing" / "a.png")
+
+
+def test_labels_are_readable_with_any_fonts(monkeypatch):
+    import paligemma.results as results
+
+    def has_glyph(name, character):
+        return character.isascii() or (name == "DejaVuSans.ttf" and character == "\u00e9")
+
+    monkeypatch.setattr(results, "_has_glyph", has_glyph)
+    monkeypatch.setattr(results, "_named_font", lambda name, size: name if name in ("", "DejaVuSans.ttf") else None)
+    assert results._readable("cat", 14) == ("cat", "")
+    assert results._readable("\u00e9t\u00e9 \u732b", 14) == ("\u00e9t\u00e9 \u732b", "DejaVuSans.ttf")
+    monkeypatch.setattr(results, "_named_font", lambda name, size: None if name else "")
+    assert results._readable("\u00e9t\u00e9", 14) == ("ete", "")

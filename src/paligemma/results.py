@@ -305,13 +305,18 @@ def _has_glyph(name: str, character: str) -> bool:
 
 
 def _readable(text: str, size_px: int) -> tuple[str, Any]:
-    """The text and the first font that can draw all of it; failing that, without accents in Pillow's own font."""
+    """The text and the font that can draw most of it; without accents where only Pillow's own font is there."""
+    best, fewest = "", len(text) + 1
     for name in ("", *_SYSTEM_FONTS):
-        font = _named_font(name, size_px)
-        if font is not None and all(_has_glyph(name, c) for c in set(text)):
-            return text, font
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return plain, _named_font("", size_px)
+        if _named_font(name, size_px) is not None:
+            missing = sum(not _has_glyph(name, c) for c in set(text))
+            if missing < fewest:
+                best, fewest = name, missing
+            if not missing:
+                break
+    if fewest and not best:
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return text, _named_font(best, size_px)
 
 
 def _width(text: str, font: Any) -> int:
