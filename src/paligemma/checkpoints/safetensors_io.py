@@ -58,16 +58,17 @@ def read_header(path: Path) -> dict[str, Entry]:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if len(start) < 9 or length > min(MAX_HEADER_BYTES, size - 8) or start[8:] != b"{":
+            if start[:2] == b"PK" or start[:1] == b"\x80":
+                raise CheckpointError(
+                    f"{path} is a pickle or zip archive, expected safetensors; pickles are never opened"
+                )
             raise CheckpointError(
-                f"{path} is a pickle or zip archive, not a safetensors file; pickles are never opened"
+                f"{path} has {size:,} bytes, expected a header of {length + 8:,} and data; {DOWNLOAD_AGAIN}"
             )
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            raise CheckpointError(
-                f"{path} has {size:,} bytes but its header alone claims {length + 8:,}; {DOWNLOAD_AGAIN}"
-            )
+        file.seek(8)
         header = _parse(file.read(length), path)
     header.pop("__metadata__", None)
     entries = {key: _entry(path, key, value, 8 + length) for key, value in header.items()}
