@@ -46,11 +46,10 @@ freeze: $(VENV)/.dev  ## accept a change of the public names or options: rewrite
 	$(BIN)/python -m tests.rules.test_frozen
 
 bench: $(VENV)/.dev  ## measure beside transformers, in one run
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/first_answer.py
 
-gpu-check: $(VENV)/.dev  ## what only a machine with an accelerator can show
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/bench.py
+gpu-check: $(VENV)/.dev  ## what only a machine with an accelerator can show; PYTHON_GPU uses its own interpreter
+	PYTHONPATH=src $(or $(PYTHON_GPU),$(BIN)/python) -m pytest -m gpu -rs
 
 clean:  ## remove what the targets made, .venv included
 	rm -rf $(VENV) build dist demo.png .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

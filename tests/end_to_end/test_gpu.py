@@ -1,0 +1,65 @@
+"""What only an accelerator can show; `make gpu-check` runs these."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.oracle import EOS, TINY, draw_model
+
+import paligemma
+from paligemma.checkpoints import load_checkpoint
+from paligemma.config import IMAGE_SLOT
+from paligemma.engine import Engine, Sampling, generate_slowly
+from paligemma.processor import Encoded
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine"),
+]
+
+
+def prompts(count: int) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for length in range(3, 3 + count):
+        images = length % 3
+        tokens = torch.cat(
+            [torch.full((images * 4,), IMAGE_SLOT), torch.randint(3, 40, (length,), generator=generator)]
+        )
+        pixels = torch.rand(images, 3, 8, 8, generator=generator) * 2 - 1 if images else None
+        rows.append(
+            Encoded(tokens=tokens, pixels=pixels, mask_ar=torch.zeros_like(tokens), mask_loss=torch.zeros_like(tokens))
+        )
+    return rows
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_the_engine_gives_the_same_tokens_on_both_devices(generation):
+    model, asked = draw_model(TINY[generation]), prompts(6)
+    expected = [generate_slowly(model, prompt, 8, eos_ids=(EOS,)) for prompt in asked]
+    engine = Engine(model.to("cuda"), eos_id=EOS)
+    found = engine.generate(asked, Sampling(max_tokens=8), batch_size=4)
+    assert [generation.tokens for generation in found] == expected
+
+
+@pytest.mark.parametrize("name", ["hf-pg1-tiny", "hf-pg2-tiny"])
+def test_logits_of_both_devices_agree(name):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    model = load_checkpoint(GOLDEN / name, dtype=torch.float32).model
+    side, slots = model.config.vision.image_size_px, model.config.vision.num_image_tokens
+    tokens = torch.cat([torch.full((1, slots), IMAGE_SLOT), torch.arange(5, 25)[None]], dim=1)
+    pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        on_cpu = model(tokens, pixels)
+        on_gpu = model.to("cuda")(tokens.cuda(), pixels.cuda()).cpu()
+    assert (on_cpu - on_gpu).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bundled_model_answers_the_same_there(dtype):
+    here = paligemma.load(device="cpu", dtype="float32").caption(SCENE)
+    there = paligemma.load(device="cuda", dtype=dtype).caption(SCENE)
+    assert there.text == here.text
