@@ -108,12 +108,15 @@ unit = st.floats(0, 1)
 @given(
     size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
     corners=st.lists(st.tuples(unit, unit, unit, unit), max_size=4),
-    label=st.text(max_size=30),
+    label=st.text(st.characters(), max_size=30)
+    | st.sampled_from(["\x1e\x1b", "a\nb", "\ud800", "\u200d", "\U0010fffe"]),
 )
 def test_any_boxes_and_labels_can_be_drawn(size, corners, label):
     ordered = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in corners]
-    plot = detections(*size, *((label, box) for box in ordered)).plot()
-    assert plot.mode == "RGB"
+    found = detections(*size, *((label, box) for box in ordered))
+    assert found.plot().mode == "RGB"
+    text = Answer(text=label, raw=label, task="ask", prompt=label, images=found.images)
+    assert text.plot().height > found.images[0].height
 
 
 def test_text_answers_are_drawn_below_the_picture():

@@ -285,8 +285,10 @@ _SYSTEM_FONTS = (
     "msyh.ttc", "Arial Unicode.ttf", "NotoSansArabic-Regular.ttf", "NotoSansThai-Regular.ttf",
 )  # fmt: skip
 
+_UNDRAWABLE = ("Cc", "Cs", "Co", "Cn")  # control, surrogate, private and unassigned: fonts have nothing to show
 
-@lru_cache(maxsize=64)
+
+@lru_cache(maxsize=256)
 def _named_font(name: str, size_px: int) -> Any:
     """Pillow's own font for the empty name; None where the system lacks the font."""
     if not name:
@@ -298,14 +300,18 @@ def _named_font(name: str, size_px: int) -> Any:
 
 
 @lru_cache(maxsize=4096)
+def _glyph(name: str, character: str) -> tuple[tuple[int, int], bytes]:
+    drawn = _named_font(name, 20).getmask(character)
+    return drawn.size, bytes(drawn)
+
+
 def _has_glyph(name: str, character: str) -> bool:
-    font = _named_font(name, 20)
-    missing, drawn = font.getmask("\U0010fffe"), font.getmask(character)
-    return bool(character.isspace() or drawn.size != missing.size or bytes(drawn) != bytes(missing))
+    return character.isspace() or _glyph(name, character) != _glyph(name, "\U0010fffe")  # never a character
 
 
 def _readable(text: str, size_px: int) -> tuple[str, Any]:
     """The text and the font that can draw most of it; without accents where only Pillow's own font is there."""
+    text = "".join(" " if c != "\n" and unicodedata.category(c) in _UNDRAWABLE else c for c in text)
     best, fewest = "", len(text) + 1
     for name in ("", *_SYSTEM_FONTS):
         if _named_font(name, size_px) is not None:
@@ -405,7 +411,7 @@ def _chip(
     size: tuple[int, int], taken: Sequence[Rect],
 ) -> Rect:  # fmt: skip
     """Draws one label on its colour and returns the place it took."""
-    label, font = _readable(label, size_px)
+    label, font = _readable(" ".join(label.split()), size_px)
     pad = max(2, size_px // 4)
     text = _shortened(label, font, size[0] - 2 * pad - 2)
     width, height = _width(text, font) + 2 * pad, round(size_px * 1.2) + pad

@@ -139,7 +139,7 @@ codes = st.none() | st.tuples(*[st.integers(0, 127)] * 16)
 any_label = st.text(max_size=12).map(lambda t: t.replace(";", ",").strip())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     drawn=st.lists(st.tuples(any_label, bins, codes), max_size=5),
     divisor=st.sampled_from(DIALECTS),
@@ -188,7 +188,7 @@ def check_total(raw):
         assert raw[notice.at :].startswith(notice.fragment)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=60).map("".join))
 def test_any_text_gives_boxes_inside_the_picture_and_no_exception(raw):
     check_total(raw)
@@ -197,13 +197,13 @@ def test_any_text_gives_boxes_inside_the_picture_and_no_exception(raw):
 def test_many_random_token_sequences():
     rng = random.Random(0)
     tokens = [f"<loc{i:04d}>" for i in range(0, 1024, 31)] * 2 + [f"<seg{i:03d}>" for i in range(0, 128, 9)] + PIECES
-    for _ in range(5000):
+    for _ in range(3000):
         check_total("".join(rng.choices(tokens, k=rng.randint(0, 40))))
 
 
 def test_a_long_answer_is_read_in_linear_time():
-    boxes, _ = text_to_boxes(f"{CAT} cat ; " * 5000 + "<loc0001>" * 9999, SIZE)
-    assert len(boxes) == 5000 + 0  # the tail's boxes have no area
+    boxes, _ = text_to_boxes(f"{CAT} cat ; " * 2000 + "<loc0001>" * 4999, SIZE)
+    assert len(boxes) == 2000  # the tail's boxes have no area
 
 
 @pytest.mark.parametrize("label", ["a;b", " a", "a\n", "x <loc0001>", "<seg000>"])
