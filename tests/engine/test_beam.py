@@ -76,6 +76,14 @@ def test_width_2_finds_what_width_1_misses() -> None:
     assert search_table(hugging_face(2, 3, penalty=0.0), after)[0].tokens == [B]
 
 
+def test_eos_among_the_best_tokens_costs_no_beam() -> None:
+    table = {(): (0.35, 0.25, 0.4), (A,): (0.9, 0.05, 0.05), (B,): (0.5, 0.0, 0.5)}
+    search = big_vision(2, 5)
+    advance = search.advance(Step.of(torch.tensor([table[()]]).log(), torch.tensor([], dtype=torch.int64)))
+    assert advance.tokens == [], "0.35 cannot beat 0.4 any more"
+    assert [beam.tokens for beam in search.live] == [[A], [B]]
+
+
 def random_table(seed: int) -> Table:
     def after(row: tuple[int, ...]) -> Sequence[float]:
         generator = torch.Generator().manual_seed(seed * 1000 + sum((t + 1) * 4**i for i, t in enumerate(row)))
