@@ -13,7 +13,8 @@ def options(app):
     """{"verb": ["--option", ...], "verb subverb": ...} of a cyclopts app and those below it; "" is itself."""
     found = {}
     if app.default_command is not None:
-        found[""] = sorted(name for argument in app.assemble_argument_collection() for name in argument.names)
+        names = {name for argument in app.assemble_argument_collection() for name in argument.names}
+        found[""] = sorted(names - {"*"})  # "*" stands for a group whose options are listed themselves
     for name in app:
         if not name.startswith("-"):
             below = options(app[name])

@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
 from paligemma import __version__
 from paligemma.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, PaliGemmaError, ResourceError
 from paligemma.interfaces.cli import console, doctor, models, verbs
-from paligemma.interfaces.cli.options import STDIN
+from paligemma.interfaces.cli.options import STDIN, Json
 
 EPILOGUE = (
     "Exit codes: 0 done, 1 our own bug, 2 usage, 3 model or data not available, 4 no usable input, 5 broken model "
@@ -31,7 +31,6 @@ app = App(
     help="Ask pictures: captions, answers, text, boxes and masks with PaliGemma. Works offline with the bundled model.",
     help_epilogue=EPILOGUE,
     version=f"paligemma {__version__}",
-    default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
     exit_on_error=False,
     print_error=False,
@@ -46,7 +45,7 @@ app.command(doctor.doctor)
 
 
 @app.command
-def version(*, json: bool = False) -> None:
+def version(*, json: Json = False) -> None:
     """Print the version.
 
     Args:

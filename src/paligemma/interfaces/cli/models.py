@@ -10,12 +10,12 @@ from typing import Any, Literal
 from paligemma.config import VARIANTS, Config, Variant
 from paligemma.errors import EXIT_CHECK_FAILED, UnavailableError, UsageError
 from paligemma.interfaces.cli import console
-from paligemma.interfaces.cli.options import Json
+from paligemma.interfaces.cli.options import Flag, Json
 
 LICENCE_URL = {"gemma": "https://ai.google.dev/gemma/terms"}
 
 
-def list_models(pattern: str = "", *, json: Json = False) -> None:
+def list_models(pattern: str = "", /, *, json: Json = False) -> None:
     """List every published model, and which of them are on this machine.
 
     Args:
@@ -36,7 +36,7 @@ def list_models(pattern: str = "", *, json: Json = False) -> None:
     console.say(console.table(["name", "parameters", "image", "kind", "tasks", "here"], rows, right=(1, 2)))
 
 
-def show(name: str, *, json: Json = False) -> None:
+def show(name: str, /, *, json: Json = False) -> None:
     """Show the architecture, size, tasks and licence of a model; needs neither weights nor network.
 
     Args:
@@ -166,7 +166,7 @@ def _text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def pull(name: str, *, revision: str | None = None, json: Json = False) -> None:
+def pull(name: str, /, *, revision: str | None = None, json: Json = False) -> None:
     """Download a model from the Hugging Face hub into the local cache; goes on where an earlier pull stopped.
 
     The real weights are Google's, under the Gemma terms: accept them on the model's page first, and give your token as
@@ -192,12 +192,13 @@ def pull(name: str, *, revision: str | None = None, json: Json = False) -> None:
 def convert(
     source: str,
     target: str,
+    /,
     *,
     format: Literal["hf", "big_vision"] = "hf",
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     layout: Literal["hub", "4.5x", "5.23"] = "hub",
-    verify: bool = False,
-    overwrite: bool = False,
+    verify: Flag = False,
+    overwrite: Flag = False,
     variant: str | None = None,
     revision: str | None = None,
     json: Json = False,

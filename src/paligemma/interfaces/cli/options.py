@@ -22,7 +22,8 @@ _ANSWER = Group("Answer", sort_key=2)
 _OUTPUT = Group("Output", sort_key=3)
 
 Images = Annotated[list[str], Parameter(name="IMAGES", negative=())]
-Json = Annotated[bool, Parameter(group=_OUTPUT, show_default=False)]
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+Json = Annotated[bool, Parameter(group=_OUTPUT, negative=(), show_default=False)]
 
 
 @Parameter(name="*", group=_MODEL)
@@ -81,7 +82,7 @@ class OutputOptions:
 
     save: str | None = None
     """Picture with the answer drawn in: a file, or a directory (for several images)."""
-    json: Annotated[bool, Parameter(show_default=False)] = False
+    json: Flag = False
     """One JSON object on stdout and nothing else; for several images with a list `results`."""
 
 

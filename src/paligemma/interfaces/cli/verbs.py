@@ -7,7 +7,7 @@ the others: it is told on stderr, and the exit code says so (9 some failed, 4 no
 from typing import Literal
 
 from paligemma.interfaces.cli.answering import run
-from paligemma.interfaces.cli.options import AnswerOptions, Images, ModelOptions, OutputOptions
+from paligemma.interfaces.cli.options import AnswerOptions, Flag, Images, ModelOptions, OutputOptions
 
 _MODEL, _ANSWER, _OUTPUT = ModelOptions(), AnswerOptions(), OutputOptions()
 
@@ -109,7 +109,7 @@ def generate(
     images: Images,
     /,
     *,
-    together: bool = False,
+    together: Flag = False,
     model: ModelOptions = _MODEL,
     answer: AnswerOptions = _ANSWER,
     output: OutputOptions = _OUTPUT,
