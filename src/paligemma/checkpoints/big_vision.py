@@ -11,7 +11,7 @@ Layers are stacked on a first axis, or numbered in the key (old files). Source: 
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -195,9 +195,12 @@ class NpzTensors:
         depth: dict[str, int] = {}
         for place in self._places.values():
             depth[place.key] = 0 if place.layer is None else place.layer + 1
-        strange = set(self.stacks) - set(depth)
-        deeper = {key for key, d in depth.items() if d and key in self.stacks and self.stacks[key].shape[:1] > (d,)}
-        return sorted(strange | deeper)
+        deeper = [
+            f"{key}[{layers}:]"
+            for key, layers in depth.items()
+            if layers and key in self.stacks and self.stacks[key].shape[:1] > (layers,)
+        ]
+        return sorted([*(set(self.stacks) - set(depth)), *deeper])
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -381,21 +384,40 @@ def read_sidecar(path: Path, stacks: dict[str, Stack], where: str) -> Sidecar:
         CheckpointError: none of the three.
     """
     data = read_json(path)
-    if data.get("model_type") == "paligemma":
-        config, image_token_id = parse_config(data, str(path))
-        return Sidecar(config.with_padding_rows(0), image_token_id)
+    inferred = infer_config(stacks, where)
     try:
-        if "paligemma" in data:
-            return Sidecar(
-                Config.from_dict(data["paligemma"]), data.get("image_token_id"), data.get("resize", "bicubic")
-            )
-        if "llm" in data:
-            return Sidecar(_with_settings(infer_config(stacks, where), data["llm"]))
-    except (UsageError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no usable configuration ({error!r}); correct or remove it") from None
-    raise CheckpointError(
-        f"{path} describes no PaliGemma, expected the keys 'llm', 'paligemma' or 'model_type'; remove it"
-    )
+        if data.get("model_type") == "paligemma":
+            config, image_token_id = parse_config(data, str(path))
+            found = Sidecar(config, image_token_id)
+        elif "paligemma" in data:
+            config = Config.from_dict(data["paligemma"])
+            found = Sidecar(config, data.get("image_token_id"), data.get("resize", "bicubic"))
+        elif "llm" in data:
+            found = Sidecar(_with_settings(inferred, data["llm"]))
+        else:
+            raise ValueError("expected one of the keys 'llm', 'paligemma' and 'model_type'")
+        return replace(found, config=_with_rows(found.config, inferred))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no usable configuration ({error}); correct or remove it") from None
+
+
+def _with_rows(said: Config, inferred: Config) -> Config:
+    """`said` with the embedding rows the arrays have.
+
+    Raises:
+        ValueError: it contradicts the arrays' shapes.
+    """
+    rows, meaningful = inferred.text.embedding_rows, said.text.vocab_size
+    vocab_size, padding_rows = split_vocabulary(rows, meaningful)
+    text = replace(said.text, vocab_size=vocab_size, padding_rows=padding_rows)
+    for part, found, names in (
+        (said.vision, inferred.vision, ("width", "depth", "mlp_dim", "num_heads", "image_size_px", "patch_size_px")),
+        (text, inferred.text, ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "post_norms")),
+    ):
+        for name in names:
+            if getattr(part, name) != getattr(found, name):
+                raise ValueError(f"it says {name} = {getattr(part, name)!r}, the arrays have {getattr(found, name)}")
+    return replace(said, text=text)
 
 
 def _with_settings(config: Config, llm: dict[str, Any]) -> Config:
@@ -407,9 +429,7 @@ def _with_settings(config: Config, llm: dict[str, Any]) -> Config:
     ):
         if theirs in llm:
             changes[ours] = float(llm[theirs]) if llm[theirs] else None
-    merged = config.to_dict()
-    merged["text"] |= changes
-    return Config.from_dict(merged)
+    return replace(config, text=replace(config.text, **changes))
 
 
 def write_sidecar(path: Path, sidecar: Sidecar) -> Path:
