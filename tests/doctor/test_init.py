@@ -1,4 +1,5 @@
 import sys
+import zipfile
 from types import ModuleType
 
 import pytest
@@ -63,3 +64,26 @@ def test_a_check_is_the_module_of_its_layout(tmp_path, monkeypatch):
     report = doctor.check(layout, directory)
     assert report.ok
     assert report.rows[0].name == "p"
+
+
+@pytest.mark.parametrize("error", [KeyError("sub_ids"), zipfile.BadZipFile("File is not a zip file"), ValueError("x")])
+def test_damage_is_told_as_such(tmp_path, monkeypatch, error):
+    module = ModuleType("paligemma.doctor.images")
+
+    def check(directory):
+        raise error
+
+    module.check = check
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (layout, directory), *_ = doctor.find(_make(tmp_path / "i", "images"))
+    with pytest.raises(InputError, match="damaged"):
+        doctor.check(layout, directory)
+
+
+def test_a_bug_of_ours_is_no_damage(tmp_path, monkeypatch):
+    module = ModuleType("paligemma.doctor.images")
+    module.check = lambda directory: 1 / 0
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (layout, directory), *_ = doctor.find(_make(tmp_path / "i", "images"))
+    with pytest.raises(ZeroDivisionError):
+        doctor.check(layout, directory)

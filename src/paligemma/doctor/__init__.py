@@ -5,14 +5,20 @@ list[Row]`; a layout is recognised by the files it cannot do without. Heavy impo
 """
 
 import importlib
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paligemma.errors import InputError, UnavailableError, UsageError
+from paligemma.errors import InputError, PaliGemmaError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from paligemma.doctor.report import Report
+
+
+# What reading a cut or foreign npz, JSON or directory raises.
+_DAMAGE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def check(layout: Layout, directory: Path) -> "Report":
     """Runs the self-test of one golden directory.
 
     Raises:
-        PaliGemmaError: a file of it cannot be read.
+        PaliGemmaError: a file of it cannot be read, or lacks an array.
     """
     import torch
 
@@ -78,6 +84,14 @@ def check(layout: Layout, directory: Path) -> "Report":
     torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another, and sum in another order
     try:
         rows = tuple(module.check(directory))
+    except PaliGemmaError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{directory} is damaged or incomplete ({type(error).__name__}: {reason}), expected the arrays of a "
+            f"{layout.name} directory; copy it again"
+        ) from error
     finally:
         torch.set_num_threads(threads)
     return Report(layout=layout.name, path=str(directory), rows=rows)

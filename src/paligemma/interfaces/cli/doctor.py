@@ -33,7 +33,7 @@ def doctor(*, golden: Path | None = None, json: Json = False) -> int:
         if error:
             if len(found) == 1:
                 raise error
-            console.error(f"{directory}: {error}")
+            console.error(str(error) if str(directory) in str(error) else f"{directory}: {error}")
             unreadable.append({"path": str(directory), "layout": layout.name, **_error(error)})
         elif report:
             reports.append(report)
@@ -45,9 +45,7 @@ def doctor(*, golden: Path | None = None, json: Json = False) -> int:
         checked = [report.to_json() for report in reports] + unreadable
         console.print_json({"ok": ok, "broken": broken, "unreadable": len(unreadable), "checked": checked})
     elif len(found) > 1:
-        console.say(
-            f"{len(reports)} directories checked, {broken} arrays out of tolerance, {len(unreadable)} unreadable"
-        )
+        console.say(f"{len(found)} golden directories: {broken} arrays out of tolerance, {len(unreadable)} unreadable")
     return 0 if ok else EXIT_CHECK_FAILED
 
 
