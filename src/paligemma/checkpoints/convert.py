@@ -175,8 +175,9 @@ def _write(
 
 
 def _refuse_overwriting(source: Opened, present: list[Path], target: Path, overwrite: bool) -> None:
-    if source.format != "memory" and source.path.resolve() in (target.resolve(), target.resolve().parent):
-        raise UsageError(f"{target} is the source itself; choose another target")
+    read = [source.path, source.path.parent] if source.path.is_file() else [source.path]
+    if source.format != "memory" and target.resolve() in [path.resolve() for path in read]:
+        raise UsageError(f"{target} holds the source itself; choose another target")
     if present and not overwrite:
         raise UsageError(f"{target} already holds {present[0].name}; choose another target, or allow overwriting")
 

@@ -208,7 +208,7 @@ def write_hf(
 ) -> list[Path]:
     """A directory transformers loads; one tensor in memory at a time. Returns the files written."""
     padded, token = padded_for_image_token(config, image_token_id)
-    names = {hf_key(name, config.text.post_norms, layout): name for name in source.shapes}
+    names = {hf_key(name, config.text.post_norms, layout): name for name in expected_shapes(empty_model(config))}
     shapes = {key: source.shapes[name] for key, name in names.items()}
     embedding = hf_key(_EMBEDDING, config.text.post_norms, layout)
     shapes[embedding] = (padded.text.embedding_rows, padded.text.width)

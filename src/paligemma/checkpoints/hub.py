@@ -4,11 +4,12 @@
 HF_HOME, HF_HUB_CACHE, XDG_CACHE_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
+import errno
 import os
 from pathlib import Path
 
 from paligemma.config import VARIANTS, did_you_mean
-from paligemma.errors import UnavailableError, UsageError
+from paligemma.errors import ResourceError, UnavailableError, UsageError
 
 BUNDLED = {"nano": Path(__file__).with_name("nano")}
 WANTED = ["*.safetensors", "*.safetensors.index.json", "*.npz", "*.json", "tokenizer.model"]
@@ -106,6 +107,7 @@ def pull(name: str, revision: str | None = None, *, token: str | None = None) ->
 
     Raises:
         UnavailableError: licence not accepted, no such repository or revision, offline.
+        ResourceError: not enough disk.
         UsageError: a bundled model.
     """
     if name in BUNDLED:
@@ -146,6 +148,10 @@ def pull(name: str, revision: str | None = None, *, token: str | None = None) ->
             f"{name!r} is no possible name of a model; names look like google/paligemma2-3b-mix-448"
         ) from None
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise ResourceError(
+                f"{cache_directory()} has no room for {repository}; free some space or set HF_HUB_CACHE to another disk"
+            ) from error
         reason = str(error.__cause__ or error).splitlines()[0][:200]
         raise UnavailableError(
             f"{repository} could not be downloaded ({reason}); check the connection and run the same command to go on"

@@ -121,10 +121,13 @@ def open_checkpoint(path: Path, variant: str | None = None) -> Opened:
     Raises:
         CheckpointError: see `load_checkpoint`.
     """
-    opened = _open_npz(path, variant) if _is_npz(path) else _open_hf(path, variant)
-    architecture = f"the architecture {variant}" if variant else "its configuration"
-    check_strictly(expected_shapes(empty_model(opened.config)), opened.tensors, architecture)
-    return opened
+    return _open_npz(path, variant) if _is_npz(path) else _open_hf(path, variant)
+
+
+def _checked(tensors: TensorSource, config: Config, variant_name: str | None) -> TensorSource:
+    architecture = f"the architecture {variant_name}" if variant_name else "its configuration"
+    check_strictly(expected_shapes(empty_model(config)), tensors, architecture)
+    return tensors
 
 
 def _is_npz(path: Path) -> bool:
@@ -165,7 +168,7 @@ def _open_hf(path: Path, variant_name: str | None) -> Opened:
         )
         config = _variant_with_rows(variant_name, rows)
     return Opened(
-        tensors=HFTensors(files, config, str(path)),
+        tensors=_checked(HFTensors(files, config, str(path)), config, variant_name),
         config=config,
         path=path,
         format="hf",
@@ -199,7 +202,7 @@ def _open_npz(path: Path, variant_name: str | None) -> Opened:
             sidecar = big_vision.read_sidecar(found, stacks, str(path))
     config = sidecar.config
     return Opened(
-        tensors=big_vision.NpzTensors(stacks, config, str(path)),
+        tensors=_checked(big_vision.NpzTensors(stacks, config, str(path)), config, variant_name),
         config=config,
         path=path,
         format="big_vision",
