@@ -5,7 +5,7 @@
     mask_loss   0 ......... 0 ........... 0 1 ....... 1     1 what training learns
 
 Prefix, newline and suffix are tokenised apart, as big_vision does: a prompt that ends in a newline keeps two single
-newline tokens. `processor_hf` has Hugging Face's way. Nothing is ever cut: what is too long is an error. A newline
+newline tokens. `doctor.hf_prompts` has Hugging Face's way. Nothing is ever cut: what is too long is an error. A newline
 inside the prompt stays. Source: big_vision `configs/proj/paligemma/transfers/common.py`.
 """
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 NEEDED = ("torch", "numpy", "pillow", "tokenizers", "safetensors", "huggingface-hub", "cyclopts")
-OPTIONAL = ("sentencepiece", "av")
+OPTIONAL = ("av",)
 
 
 def describe() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from paligemma.doctor.report import Row, failed
 from paligemma.errors import CheckpointError, PaliGemmaError
 from paligemma.processor import Processor
-from paligemma.processor_hf import HFProcessor
+from paligemma.doctor.hf_prompts import HFProcessor
 from paligemma.tokenizer import CLASSES, LOCATIONS, SYMBOLS, Tokenizer
 
 BIG_VISION = frozenset({LOCATIONS, SYMBOLS})  # what SentencePiece takes from a text

@@ -11,10 +11,10 @@ from PIL import Image
 
 from paligemma.config import IMAGE_SLOT
 from paligemma.errors import InputError, PaliGemmaError, UsageError
-from paligemma.processor_hf import HFProcessor
+from paligemma.doctor.hf_prompts import HFProcessor
 from paligemma.tokenizer import Tokenizer
 
-GOLDEN = Path(__file__).parent / "data" / "golden" / "processor"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "processor"
 KEYS = ("input_ids", "token_type_ids", "attention_mask", "labels")
 OURS = HFProcessor(Tokenizer.load(GOLDEN / "tok-hub"), num_image_tokens=16)
 CASES = json.loads((GOLDEN / "cases.json").read_text())["hub"]["cases"]
