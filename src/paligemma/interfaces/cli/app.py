@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from paligemma import __version__
 from paligemma.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, PaliGemmaError, ResourceError
@@ -104,6 +104,8 @@ def _describe(error: Exception) -> tuple[str, int, str]:
     """(code, exit status, sentence) of any error."""
     if isinstance(error, PaliGemmaError):
         return error.code, error.exit_status, str(error)
+    if isinstance(error, MissingArgumentError) and "IMAGES" in str(error):
+        return "usage", EXIT_USAGE, "no picture was given; name one or more picture files, or `-` to read their paths"
     if isinstance(error, CycloptsError):
         return "usage", EXIT_USAGE, f"{_one_line(error)} (`paligemma --help` shows what there is)"
     if _out_of_memory(error):
