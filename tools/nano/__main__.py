@@ -21,7 +21,7 @@ def train(arguments: argparse.Namespace) -> None:
         minutes=arguments.see, lr=1.5e-3, tower_lr_scale=1.0, images=64, prompts=1, dense_weight=1.0, speak=False
     )
     speak = Stage(
-        minutes=arguments.speak, lr=1.2e-3, tower_lr_scale=0.3, images=24, prompts=3, dense_weight=0.3, speak=True
+        minutes=arguments.speak, lr=1.2e-3, tower_lr_scale=0.5, images=24, prompts=3, dense_weight=0.5, speak=True
     )
     run.go("see", see)
     run.go("speak", speak)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from paligemma.checkpoints.hf_config import ImageSettings, config_json, preprocessor_json
 from paligemma.checkpoints.safetensors_io import TORCH_TYPES, TensorFiles, write_sharded
-from paligemma.checkpoints.tensors import Shape, TensorSource, empty_model, expected_shapes, look_alike, quantised
+from paligemma.checkpoints.tensors import Shape, TensorSource, look_alike, parameter_shapes, quantised
 from paligemma.config import Config
 from paligemma.errors import CheckpointError
 
@@ -111,7 +111,7 @@ class HFTensors:
 
     def __post_init__(self) -> None:
         post_norms = self.config.text.post_norms
-        ours = {_normalise(hf_key(name, post_norms)): name for name in expected_shapes(empty_model(self.config))}
+        ours = {_normalise(hf_key(name, post_norms)): name for name in parameter_shapes(self.config)}
         found: dict[str, str] = {}
         for key in self.files.entries:
             name = _normalise(key)
@@ -208,7 +208,7 @@ def write_hf(
 ) -> list[Path]:
     """A directory transformers loads; one tensor in memory at a time. Returns the files written."""
     padded, token = padded_for_image_token(config, image_token_id)
-    names = {hf_key(name, config.text.post_norms, layout): name for name in expected_shapes(empty_model(config))}
+    names = {hf_key(name, config.text.post_norms, layout): name for name in parameter_shapes(config)}
     shapes = {key: source.shapes[name] for key, name in names.items()}
     embedding = hf_key(_EMBEDDING, config.text.post_norms, layout)
     shapes[embedding] = (padded.text.embedding_rows, padded.text.width)

@@ -19,7 +19,7 @@ from paligemma.checkpoints.tensors import (
     check_strictly,
     common_dtype,
     empty_model,
-    expected_shapes,
+    parameter_shapes,
     same_architecture,
     split_vocabulary,
 )
@@ -126,7 +126,7 @@ def open_checkpoint(path: Path, variant: str | None = None) -> Opened:
 
 def _checked(tensors: TensorSource, config: Config, variant_name: str | None) -> TensorSource:
     architecture = f"the architecture {variant_name}" if variant_name else "its configuration"
-    check_strictly(expected_shapes(empty_model(config)), tensors, architecture)
+    check_strictly(parameter_shapes(config), tensors, architecture)
     return tensors
 
 

@@ -6,11 +6,13 @@ Not done here: any file format.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from functools import cached_property, lru_cache
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from paligemma.config import HF_PADDING_ROWS, VARIANTS, VOCAB_SIZE, Config, did_you_mean
 from paligemma.errors import CheckpointError, UsageError
@@ -108,14 +110,25 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+class _WithoutDrawing(TorchFunctionMode):
+    """Skips initial values: on the meta device the first normal_() alone imports 800 modules, seconds for nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def empty_model(config: Config) -> PaliGemmaModel:
     """The architecture without memory: every parameter on the meta device."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutDrawing():
         return PaliGemmaModel(config).eval()
 
 
-def expected_shapes(model: nn.Module) -> dict[str, Shape]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+@lru_cache(maxsize=8)
+def parameter_shapes(config: Config) -> Mapping[str, Shape]:
+    """The shape of every parameter, in the model's order."""
+    return MappingProxyType({name: tuple(t.shape) for name, t in empty_model(config).state_dict().items()})
 
 
 def split_vocabulary(rows: int, meaningful: int | None = None) -> tuple[int, int]:
