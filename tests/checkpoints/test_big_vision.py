@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.oracle import draw_model
 
 from paligemma.checkpoints.big_vision import infer_config, places, read_stacks, write_npz
-from paligemma.checkpoints.convert import save
+from paligemma.checkpoints.conversion import save
 from paligemma.checkpoints.load import load_checkpoint
 from paligemma.checkpoints.tensors import ModelTensors, parameter_shapes
 from paligemma.config import IMAGE_SLOT, VARIANTS, Config, TextConfig, VisionConfig

@@ -1,18 +1,20 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.oracle import draw_model
+from tests.oracle import TINY, draw_model
 
 from paligemma.checkpoints.big_vision import write_npz
-from paligemma.checkpoints.convert import save
+from paligemma.checkpoints.conversion import save
 from paligemma.checkpoints.load import PICKLES, load_checkpoint, open_checkpoint
-from paligemma.checkpoints.tensors import ModelTensors, empty_model
-from paligemma.config import IMAGE_SLOT, NANO, Config
+from paligemma.checkpoints.tensors import ModelTensors, empty_model, parameter_shapes
+from paligemma.config import IMAGE_SLOT, NANO, Config, TextConfig
 from paligemma.errors import CheckpointError, ResourceError, UnavailableError, UsageError
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -229,3 +231,47 @@ def test_configurations_of_both_generations_differ_only_in_data():
     first, second = (load_checkpoint(GOLDEN / name).config for name in HF)
     assert type(first) is type(second) is Config
     assert (first.text.post_norms, second.text.post_norms) == (False, True)
+
+
+MEASURE = """
+import gc, sys
+from pathlib import Path
+from paligemma.checkpoints import load_checkpoint
+
+def memory():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return [int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmHWM", "RssAnon"))]
+
+before = memory()
+for source, dtype in zip(sys.argv[1::2], sys.argv[2::2]):
+    found = load_checkpoint(source, dtype=dtype)
+    print(sum(p.nbytes for p in found.model.parameters()) / 2**20, *(a - b for a, b in zip(memory(), before)))
+    del found
+    gc.collect()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's memory counters")
+def test_peak_memory_is_the_weights_own(tmp_path):
+    """Mapped weights cost nothing; converted, or from npz, at most 15 % more than themselves."""
+    text = TextConfig(width=768, depth=8, mlp_dim=3072, num_heads=8, num_kv_heads=1, head_dim=128, vocab_size=4000)
+    model = draw_ones(Config(vision=TINY[1].vision, text=text)).bfloat16()
+    save(model, tmp_path / "hf")
+    save(model, tmp_path / "x.npz", format="big_vision")
+    steps = [tmp_path / "hf", "bfloat16", tmp_path / "x.npz", "bfloat16", tmp_path / "hf", "float16"]
+    run = [sys.executable, "-c", MEASURE, *map(str, steps)]
+    result = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    mapped, npz, converted = ([float(word) for word in line.split()] for line in result.stdout.splitlines())
+    print("own, peak, anonymous MiB:", mapped, npz, converted)
+    assert mapped[0] > 120
+    assert max(mapped[1:]) < 0.15 * mapped[0]
+    assert max(npz[1:]) < 1.15 * npz[0]
+    assert max(converted[1:]) < 1.15 * converted[0]
+
+
+def draw_ones(config):
+    model = empty_model(config)
+    state = {name: torch.ones(shape) for name, shape in parameter_shapes(config).items()}
+    model.load_state_dict(state, assign=True)
+    return model

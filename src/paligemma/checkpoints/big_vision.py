@@ -241,7 +241,10 @@ class NpzTensors:
         place = self._places[name]
         array = self._array(place)
         part = array[place.part] if len(place.rule.names) > 1 else array
-        return part.to(dtype).permute(place.rule.order).reshape(self.shapes[name]).contiguous()
+        ours = part.permute(place.rule.order)
+        out = torch.empty(self.shapes[name], dtype=dtype)
+        out.view(ours.shape).copy_(ours)
+        return out
 
     def _array(self, place: Place) -> Tensor:
         """One layer of an array, kept until its last part has been asked for."""

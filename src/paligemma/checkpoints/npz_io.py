@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from paligemma.checkpoints.safetensors_io import DOWNLOAD_AGAIN, PIECE_BYTES, writing
-from paligemma.checkpoints.tensors import Shape, quantised, raw_bytes
+from paligemma.checkpoints.tensors import Shape, quantised, raw_bytes, scratch
 from paligemma.errors import CheckpointError
 
 _TORCH_TYPES = {("f", 4): torch.float32, ("f", 2): torch.float16, ("V", 2): torch.bfloat16}
@@ -127,7 +127,7 @@ class Archives:
 
     def read_next(self, member: Member, stream: Any, shape: Shape) -> Tensor:
         """The next elements of an open array in row-major order; the archive checks its CRC at the end."""
-        buffer = torch.empty(math.prod(shape), dtype=member.dtype)
+        buffer = scratch(math.prod(shape), member.dtype)
         raw = raw_bytes(buffer)
         with _in_one_sentence(member.path):
             while raw:

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paligemma.checkpoints.tensors import Shape, raw_bytes
+from paligemma.checkpoints.tensors import Shape, raw_bytes, scratch
 from paligemma.errors import CheckpointError, ResourceError
 
 TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -224,7 +224,7 @@ def _converted(entry: Entry, dtype: torch.dtype) -> Tensor:
     out = torch.empty(entry.shape, dtype=dtype)
     flat = out.view(-1)
     piece = PIECE_BYTES // entry.dtype.itemsize
-    buffer = torch.empty(min(piece, flat.numel()), dtype=entry.dtype)
+    buffer = scratch(min(piece, flat.numel()), entry.dtype)
     raw = raw_bytes(buffer)
     with entry.path.open("rb", buffering=0) as file:
         file.seek(entry.start)
