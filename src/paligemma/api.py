@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
@@ -395,7 +394,7 @@ def load(
         device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
         dtype: "float32", "bfloat16", "float16"; by default as stored, and safely where that is float16.
         revision: of a hub name, default `main`.
-        tokenizer: file or directory, for checkpoints that come without (big_vision's npz).
+        tokenizer: model, file or directory to take it from, for checkpoints without (big_vision's npz).
         resize: one of `pixels.RESIZES`; by default what the checkpoint says.
 
     Raises:
@@ -407,7 +406,7 @@ def load(
     path = resolve(os.fspath(name), revision)
     opened = open_checkpoint(path)
     chosen, notes = choose_dtype(dtype, common_dtype(opened.tensors), place, opened.config)
-    words = Path(tokenizer) if tokenizer is not None else opened.tokenizer_path
+    words = resolve(os.fspath(tokenizer)) if tokenizer is not None else opened.tokenizer_path
     if words is None:
         raise CheckpointError(
             f"{path} comes without a tokenizer; put tokenizer.json or tokenizer.model beside it, or give tokenizer=PATH"

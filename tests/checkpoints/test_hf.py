@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.oracle import TINY, copy_weights, draw_hf, draw_model, draw_prompt, hf_inputs
 
-from paligemma.checkpoints.convert import save
+from paligemma.checkpoints.conversion import save
 from paligemma.checkpoints.hf import LAYOUTS, TOKENIZER_FILES, hf_key, pad_rows, padded_for_image_token
 from paligemma.checkpoints.load import load_checkpoint
 from paligemma.config import Config

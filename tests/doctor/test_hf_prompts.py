@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paligemma.config import IMAGE_SLOT
-from paligemma.errors import InputError, PaliGemmaError, UsageError
 from paligemma.doctor.hf_prompts import HFProcessor
+from paligemma.errors import InputError, PaliGemmaError, UsageError
 from paligemma.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "processor"

@@ -1,10 +1,30 @@
-"""Files and hub names <-> models: the only room that knows foreign names. See `load_checkpoint`, `save`, `convert`."""
+"""Files and hub names <-> models: the only room that knows foreign names. See `load_checkpoint`, `save`, `convert`.
 
-from paligemma.checkpoints.convert import FORMATS, ConversionReport, convert, save
-from paligemma.checkpoints.hf import LAYOUTS
-from paligemma.checkpoints.hf_config import ImageSettings
-from paligemma.checkpoints.hub import pull, resolve
-from paligemma.checkpoints.load import Checkpoint, load_checkpoint
+Names are imported when first used: looking for a model on disk (`resolve`, `pull`) needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paligemma.checkpoints.conversion import FORMATS, ConversionReport, convert, save
+    from paligemma.checkpoints.hf import LAYOUTS
+    from paligemma.checkpoints.hf_config import ImageSettings
+    from paligemma.checkpoints.hub import pull, resolve
+    from paligemma.checkpoints.load import Checkpoint, load_checkpoint
+
+_FILES = {
+    "FORMATS": "conversion",
+    "ConversionReport": "conversion",
+    "convert": "conversion",
+    "save": "conversion",
+    "LAYOUTS": "hf",
+    "ImageSettings": "hf_config",
+    "pull": "hub",
+    "resolve": "hub",
+    "Checkpoint": "load",
+    "load_checkpoint": "load",
+}
 
 __all__ = [
     "FORMATS",
@@ -18,3 +38,12 @@ __all__ = [
     "resolve",
     "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the file of a public name when it is first asked for."""
+    if name not in _FILES:
+        raise AttributeError(f"module 'paligemma.checkpoints' has no attribute {name!r}")
+    value = getattr(import_module(f"paligemma.checkpoints.{_FILES[name]}"), name)
+    globals()[name] = value
+    return value

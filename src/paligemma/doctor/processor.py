@@ -11,10 +11,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from paligemma.doctor.hf_prompts import HFProcessor
 from paligemma.doctor.report import Row, failed
 from paligemma.errors import CheckpointError, PaliGemmaError
 from paligemma.processor import Processor
-from paligemma.doctor.hf_prompts import HFProcessor
 from paligemma.tokenizer import CLASSES, LOCATIONS, SYMBOLS, Tokenizer
 
 BIG_VISION = frozenset({LOCATIONS, SYMBOLS})  # what SentencePiece takes from a text

@@ -105,7 +105,11 @@ def _describe(error: Exception) -> tuple[str, int, str]:
     if isinstance(error, PaliGemmaError):
         return error.code, error.exit_status, str(error)
     if isinstance(error, MissingArgumentError) and "IMAGES" in str(error):
-        return "usage", EXIT_USAGE, "no picture was given; name picture files behind the words of the command, or `-` to read paths"
+        return (
+            "usage",
+            EXIT_USAGE,
+            "no picture was given; name picture files behind the words of the command, or `-` to read paths",
+        )
     if isinstance(error, CycloptsError):
         return "usage", EXIT_USAGE, f"{_one_line(error)} (`paligemma --help` shows what there is)"
     if _out_of_memory(error):

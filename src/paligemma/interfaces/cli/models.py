@@ -201,6 +201,7 @@ def convert(
     overwrite: Flag = False,
     variant: str | None = None,
     revision: str | None = None,
+    tokenizer: str | None = None,
     json: Json = False,
 ) -> int:
     """Write a model in another format, without loss.
@@ -215,13 +216,14 @@ def convert(
         overwrite: replace weights that are at the target already.
         variant: published name of the architecture, for files that do not tell it.
         revision: of a hub name; default main.
+        tokenizer: model, directory or file to copy the tokenizer from, for an .npz that comes without.
         json: one JSON object on stdout and nothing else.
     """
     from paligemma.checkpoints import convert as rewrite
 
     report = rewrite(
         source, target, format=format, dtype=dtype, layout=layout, verify=verify, overwrite=overwrite,
-        variant=variant, revision=revision,
+        variant=variant, revision=revision, tokenizer=tokenizer,
     )  # fmt: skip
     difference = report.max_logits_difference
     same = difference is None or dtype is not None or difference <= 0.0

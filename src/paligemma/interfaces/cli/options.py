@@ -40,7 +40,7 @@ class ModelOptions:
     revision: str | None = None
     """Of a hub name; default main."""
     tokenizer: str | None = None
-    """File or directory of the tokenizer, for models that come without."""
+    """Model, file or directory that has the tokenizer, for models that come without."""
 
 
 @Parameter(name="*", group=_ANSWER)

@@ -180,3 +180,8 @@ def test_a_full_disk(tmp_path, monkeypatch):
 def test_layouts_and_formats_are_these():
     assert FORMATS == ("hf", "big_vision")
     assert list(LAYOUTS) == ["hub", "4.5x", "5.23"]
+
+
+def test_the_tokenizer_comes_from_where_it_is_told(tmp_path):
+    convert(GOLDEN / "bv-v2-tiny" / "ckpt.bf16.npz", tmp_path / "hf", tokenizer=GOLDEN / "processor" / "tok-hub")
+    assert (tmp_path / "hf" / "tokenizer.json").is_file()

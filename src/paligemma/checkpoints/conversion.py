@@ -5,7 +5,7 @@ written. Padding rows, which nothing ever produces, are dropped on the way to np
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -99,10 +99,12 @@ def convert(
     verify: bool = False,
     variant: str | None = None,
     revision: str | None = None,
+    tokenizer: "str | Path | None" = None,
 ) -> ConversionReport:
     """Rewrites a checkpoint in another format, layout, type or sharding; arguments as for `save` and `load_checkpoint`.
 
-    `verify` runs both models, one after the other, on one random image and prompt; it needs memory for one of them.
+    `tokenizer` is a file, directory or model to take the tokenizer from where the source comes without. `verify` runs
+    both models, one after the other, on one random image and prompt; it needs memory for one of them.
 
     Raises:
         UnavailableError, CheckpointError: the source cannot be read.
@@ -111,6 +113,8 @@ def convert(
     """
     start = time.monotonic()
     opened = open_checkpoint(hub.resolve(source, revision), variant)
+    if tokenizer is not None:
+        opened = replace(opened, tokenizer_path=hub.resolve(tokenizer))
     wanted = as_dtype(dtype) or common_dtype(opened.tensors)
     destination = Path(target)
     files = _write(opened, destination, format, wanted, layout, shard_bytes, params_prefix, overwrite)
