@@ -1,4 +1,4 @@
-"""Caption, question, reading and detection on one picture, with the bundled model."""
+"""Caption, question and detection on one picture, with the bundled model."""
 
 from pathlib import Path
 
@@ -9,7 +9,6 @@ model = paligemma.load()
 
 print(model.caption(picture).text)
 print(model.ask(picture, "how many cats are there?").text)
-print(model.ocr(picture).text)
 
 found = model.detect(picture, ["cat", "sun"])
 for box in found:

@@ -21,9 +21,9 @@ def scene(*things: tuple[str, str], word: str | None = None) -> Scene:
         (scene(("red", "cat")), "a red cat"),
         (scene(("orange", "cat"), ("red", "boat")), "an orange cat and a red boat"),
         (scene(("red", "cat"), ("blue", "boat"), ("red", "cat")), "two red cats and a blue boat"),
-        (scene(("red", "a"), ("red", "b"), ("red", "c"), word="HI"), "a red a, a red b and a red c with the word HI"),
+        (scene(("red", "a"), ("red", "b"), ("red", "c"), word="HI"), "a red a, a red b and a red c"),
         (scene(("pink", "fish"), ("pink", "fish"), ("pink", "fish")), "three pink fish"),
-        (scene(word="OPEN"), "the word OPEN"),
+        (scene(word="OPEN"), "a word"),
         (scene(), "nothing"),
     ],
 )

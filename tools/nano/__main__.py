@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tools.nano import tokenizer
@@ -25,6 +26,7 @@ def train(arguments: argparse.Namespace) -> None:
     )
     run.go("see", see)
     run.go("speak", speak)
+    run.go("polish", replace(speak, minutes=arguments.polish, lr=5e-4))
 
 
 def bundle(arguments: argparse.Namespace) -> None:
@@ -40,6 +42,7 @@ def main() -> None:
     training = commands.add_parser("train", help="train, or go on with, the model in a folder")
     training.add_argument("--see", type=float, default=12, help="minutes of dense supervision of the vision tower")
     training.add_argument("--speak", type=float, default=70, help="minutes of language-model training")
+    training.add_argument("--polish", type=float, default=11, help="minutes of the same at a lower rate")
     training.add_argument("--threads", type=int, default=2)
     training.set_defaults(run=train)
     bundling = commands.add_parser("bundle", help="score the model on held-out scenes and put it into the package")

@@ -19,7 +19,7 @@ def article(word: str) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """Groups of equal things from left to right, then the word: `two red cats and a blue boat with the word OPEN`."""
+    """Groups of equal things from left to right: `two red cats and a blue boat`. What is printed is for `ocr`."""
     counts = Counter((thing.color, thing.label) for thing in scene.things)
     groups = []
     for (color, label), count in counts.items():  # insertion order: the leftmost of each group
@@ -28,9 +28,7 @@ def caption(scene: Scene) -> str:
         else:
             groups.append(f"{NUMBERS[count]} {color} {plural(label)}")
     listed = " and ".join(filter(None, [", ".join(groups[:-1]), *groups[-1:]]))
-    if scene.text is None:
-        return listed or "nothing"
-    return f"{listed} with the word {scene.text.word}" if listed else f"the word {scene.text.word}"
+    return listed or ("nothing" if scene.text is None else "a word")
 
 
 def location(box: NORM_BOX) -> str:
@@ -93,12 +91,12 @@ def ask_read(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 QUESTIONS = {
-    ask_caption: 0.30,
-    ask_detect: 0.34,
-    ask_count: 0.12,
-    ask_color: 0.07,
+    ask_caption: 0.42,
+    ask_detect: 0.27,
+    ask_count: 0.13,
+    ask_color: 0.06,
     ask_presence: 0.05,
-    ask_read: 0.12,
+    ask_read: 0.07,
 }
 
 
