@@ -48,7 +48,7 @@ freeze: $(VENV)/.dev  ## accept a change of the public names or options: rewrite
 bench: $(VENV)/.dev  ## measure beside transformers, in one run
 	$(BIN)/python benchmarks/first_answer.py
 
-gpu-check: $(VENV)/.dev  ## what only a machine with an accelerator can show; PYTHON_GPU uses its own interpreter
+gpu-check: $(if $(PYTHON_GPU),,$(VENV)/.dev)  ## what only an accelerator can show; PYTHON_GPU=python3 uses its machine's own
 	PYTHONPATH=src $(or $(PYTHON_GPU),$(BIN)/python) -m pytest -m gpu -rs
 
 clean:  ## remove what the targets made, .venv included

@@ -17,7 +17,7 @@ def train(arguments: argparse.Namespace) -> None:
     file = arguments.folder / "tokenizer.json"
     if not file.exists():
         tokenizer.write(file)
-    run = Run(arguments.folder, NANO, file.read_text(encoding="utf-8"), threads=arguments.threads)
+    run = Run(arguments.folder, NANO, file, threads=arguments.threads)
     see = Stage(
         minutes=arguments.see, lr=1.5e-3, tower_lr_scale=1.0, images=64, prompts=1, dense_weight=1.0, speak=False
     )

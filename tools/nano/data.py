@@ -3,18 +3,19 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from paligemma.config import IMAGE_SLOT, Config
+from paligemma.processor import Batch, Encoded, Processor
 from paligemma.scenes import COLORS, LABELS, Scene, draw_scene, examples
+from paligemma.tokenizer import LOCATIONS, Tokenizer
 
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 NO_CLASS, NO_CHARACTER, NO_COLOR = len(LABELS), len(CHARACTERS), -100
-EOS, BOS = 1, 2
 
 
 @dataclass
@@ -33,14 +34,7 @@ class TrainingBatch:
 
     pixels: Tensor
     truth: DenseTruth
-    tokens: Tensor
-    mask_ar: Tensor
-    mask_input: Tensor
-    mask_loss: Tensor
-
-
-def to_pixels(scene: Scene) -> np.ndarray:
-    return np.asarray(scene.image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
+    rows: Batch
 
 
 def dense_truth(scenes: list[Scene], grid: int) -> DenseTruth:
@@ -68,49 +62,47 @@ def dense_truth(scenes: list[Scene], grid: int) -> DenseTruth:
     return DenseTruth(*(torch.from_numpy(a) for a in (label, color, character, box)))
 
 
-def token_rows(pairs: list[tuple[str, str]], tokenizer: Tokenizer, image_tokens: int, multiple: int = 8):
-    """Right-padded (tokens, mask_ar, mask_input, mask_loss) of (prefix, suffix) pairs."""
+def token_rows(pairs: list[tuple[str, str]], processor: Processor) -> Batch:
+    """Right-padded rows of (prefix, suffix) pairs, each with the slots of one picture; the pictures come apart."""
+    slots = [IMAGE_SLOT] * processor.num_image_tokens
     rows = []
-    newline = tokenizer.token_to_id("\n")
     for prefix, suffix in pairs:
-        head = [IMAGE_SLOT] * image_tokens + [BOS, *tokenizer.encode(prefix).ids, newline]
-        tail = [*tokenizer.encode(suffix).ids, EOS]
-        rows.append((head, tail))
-    longest = max(len(head) + len(tail) for head, tail in rows)
-    length = -(-longest // multiple) * multiple
-    tokens = torch.zeros(len(rows), length, dtype=torch.long)
-    mask_ar, mask_loss = torch.ones_like(tokens), torch.zeros_like(tokens)
-    mask_input = torch.zeros_like(tokens, dtype=torch.bool)
-    for i, (head, tail) in enumerate(rows):
-        used = len(head) + len(tail)
-        tokens[i, :used] = torch.tensor(head + tail)
-        mask_ar[i, : len(head)] = 0
-        mask_loss[i, len(head) : used] = 1
-        mask_input[i, :used] = True
-    return tokens, mask_ar, mask_input, mask_loss
+        text = processor.encode([], prefix, suffix, allow=frozenset({LOCATIONS}), text_only=True)
+        before = torch.zeros(len(slots), dtype=torch.int64)
+        rows.append(
+            Encoded(
+                tokens=torch.cat([torch.tensor(slots), text.tokens]),
+                pixels=None,
+                mask_ar=torch.cat([before, text.mask_ar]),
+                mask_loss=torch.cat([before, text.mask_loss]),
+            )
+        )
+    return processor.collate(rows, side="right")
 
 
 class Stream(torch.utils.data.IterableDataset):
     """Batches from seed `start` on; each seed is used once."""
 
-    def __init__(self, config: Config, tokenizer_json: str, images: int, prompts: int, start: int):
-        self.config, self.tokenizer_json = config, tokenizer_json
+    def __init__(self, config: Config, tokenizer: Path, images: int, prompts: int, start: int):
+        self.config, self.tokenizer = config, tokenizer
         self.images, self.prompts, self.start = images, prompts, start
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         torch.set_num_threads(1)
-        tokenizer = Tokenizer.from_str(self.tokenizer_json)
         vision = self.config.vision
+        processor = Processor(
+            Tokenizer.load(self.tokenizer), image_size_px=vision.image_size_px, num_image_tokens=vision.num_image_tokens
+        )
         worker = torch.utils.data.get_worker_info()
         workers, mine = (worker.num_workers, worker.id) if worker else (1, 0)
         block = mine
         while True:
             first = self.start + block * self.images
             scenes = [draw_scene(seed, vision.image_size_px) for seed in range(first, first + self.images)]
-            pixels = torch.from_numpy(np.stack([to_pixels(scene) for scene in scenes]))
+            pixels = torch.stack([processor.pixels(scene.image) for scene in scenes])
             truth = dense_truth(scenes, vision.grid_size)
             pairs = []
             for seed, scene in enumerate(scenes, first):
                 pairs += examples(scene, random.Random(~seed), self.prompts)
-            yield TrainingBatch(pixels, truth, *token_rows(pairs, tokenizer, vision.num_image_tokens))
+            yield TrainingBatch(pixels, truth, token_rows(pairs, processor))
             block += workers

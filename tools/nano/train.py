@@ -88,11 +88,12 @@ def initialise(model: PaliGemmaModel, seed: int) -> None:
 
 def speak_loss(model: PaliGemmaModel, features: Tensor, batch: TrainingBatch, prompts: int) -> Tensor:
     """Mean over all suffix tokens; location tokens have a bell of `LOC_SPREAD_BINS` as their target."""
-    mask = AttentionMask.prefix_lm(batch.mask_ar, batch.mask_input)
-    x = model.embed(batch.tokens, features.repeat_interleave(prompts, dim=0))
+    rows = batch.rows
+    mask = AttentionMask.prefix_lm(rows.mask_ar, rows.mask_input)
+    x = model.embed(rows.tokens, features.repeat_interleave(prompts, dim=0))
     hidden = model.decode(x, mask)
-    wanted = batch.mask_loss[:, 1:] != 0
-    target = batch.tokens[:, 1:][wanted]
+    wanted = rows.mask_loss[:, 1:] != 0
+    target = rows.tokens[:, 1:][wanted]
     log_p = F.log_softmax(model.language_model.logits(hidden[:, :-1][wanted]).float(), dim=-1)
     first = model.config.text.vocab_size - NUM_LOC_TOKENS - NUM_SEG_TOKENS
     is_loc = (target >= first) & (target < first + NUM_LOC_TOKENS)
@@ -129,10 +130,10 @@ def lr_at(share: float, peak: float) -> float:
 class Run:
     """One folder holding weights, progress and a log; `go` spends a stage's minutes."""
 
-    def __init__(self, folder: Path, config: Config, tokenizer_json: str, *, threads: int):
+    def __init__(self, folder: Path, config: Config, tokenizer: Path, *, threads: int):
         folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(threads)
-        self.folder, self.config, self.tokenizer_json = folder, config, tokenizer_json
+        self.folder, self.config, self.tokenizer = folder, config, tokenizer
         self.model, self.heads = PaliGemmaModel(config), DenseHeads(config.vision.width)
         self.progress = {"seed": 0, "steps": 0, "spent_s": {}}
         initialise(self.model, seed=0)
@@ -148,7 +149,7 @@ class Run:
         (self.folder / "progress.json").write_text(json.dumps(self.progress))
 
     def batches(self, stage: Stage) -> Iterator[TrainingBatch]:
-        stream = Stream(self.config, self.tokenizer_json, stage.images, stage.prompts, self.progress["seed"])
+        stream = Stream(self.config, self.tokenizer, stage.images, stage.prompts, self.progress["seed"])
         return iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=6))
 
     def go(self, name: str, stage: Stage) -> None:
