@@ -2,6 +2,7 @@
 
 from paligemma.model.gemma import Cache, LanguageModel
 from paligemma.model.layers import AttentionMask, attend, positions
+from paligemma.model.mask_codec import MaskCodec, MaskCodecConfig
 from paligemma.model.paligemma import PaliGemmaModel, suffix_loss
 from paligemma.model.siglip import VisionTower, resample_positions
 
@@ -9,6 +10,8 @@ __all__ = [
     "AttentionMask",
     "Cache",
     "LanguageModel",
+    "MaskCodec",
+    "MaskCodecConfig",
     "PaliGemmaModel",
     "VisionTower",
     "attend",
