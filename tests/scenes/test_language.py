@@ -1,16 +1,18 @@
 import random
 import re
 
+import numpy as np
 import pytest
 
 from paligemma.scenes import Scene, Text, Thing, caption, detection, draw_scene, examples, plural
-from paligemma.scenes.language import QUESTIONS, ask_color, ask_count, ask_detect, ask_presence, ask_read
+from paligemma.scenes.language import QUESTIONS, ask_color, ask_count, ask_detect, ask_presence, ask_read, ask_segment
 
 BOX = (0.1, 0.2, 0.3, 0.4)
+MASK = np.ones((8, 8), bool)
 
 
 def scene(*things: tuple[str, str], word: str | None = None) -> Scene:
-    placed = tuple(Thing(color=color, label=label, box=BOX) for color, label in things)
+    placed = tuple(Thing(color=color, label=label, box=BOX, mask=MASK) for color, label in things)
     text = Text(word=word, box=BOX, char_boxes=(BOX,) * len(word)) if word else None
     return Scene(image=draw_scene(0).image, things=placed, text=text)
 
@@ -36,7 +38,7 @@ def test_plurals():
 
 
 def test_detection_puts_y_first_and_rounds_to_bins():
-    things = [Thing(label="cat", color="red", box=(0.0, 0.25, 0.5, 1.0))]
+    things = [Thing(label="cat", color="red", box=(0.0, 0.25, 0.5, 1.0), mask=MASK)]
     assert detection(things) == "<loc0000><loc0256><loc0512><loc1023> cat"
     assert detection([]) == ""
 
@@ -67,3 +69,22 @@ def test_examples_are_many_different_and_reproducible():
         assert pairs == examples(made, random.Random(seed), 3)
         assert len(pairs) == 3
     assert sum(QUESTIONS.values()) == pytest.approx(1)
+
+
+def test_masks_stand_between_box_and_label():
+    made = scene(("red", "cat"), ("blue", "key"))
+    prefix, suffix = ask_segment(made, random.Random(1), lambda thing: f"[{thing.label}]")
+    for label in prefix.removeprefix("segment ").split(" ; "):
+        assert (f"<loc0409>[{label}] {label}" in suffix) == (label in ("cat", "key"))
+
+
+def test_segmenting_is_asked_only_where_masks_have_tokens():
+    made = draw_scene(2)
+    asked = {
+        codec is not None: {
+            prefix.split()[0] for seed in range(40) for prefix, _ in examples(made, random.Random(seed), 3, codec)
+        }
+        for codec in (None, lambda thing: "<seg>")
+    }
+    assert "segment" in asked[True]
+    assert "segment" not in asked[False]

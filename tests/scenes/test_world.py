@@ -65,3 +65,15 @@ def test_counts_objects_and_words_vary():
     assert 0.2 < sum(scene.text is not None for scene in scenes) / len(scenes) < 0.5
     twins = sum(len({thing.label for thing in scene.things}) < len(scene.things) for scene in scenes)
     assert twins > 40
+
+
+def test_masks_fill_their_boxes_and_share_no_pixel():
+    for seed in SEEDS:
+        scene = draw_scene(seed, 112)
+        covered = np.zeros((112, 112), int)
+        for thing in scene.things:
+            y0, x0, y1, x1 = (round(c * 112) for c in thing.box)
+            rows, columns = np.nonzero(thing.mask)
+            assert (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) == (y0, x0, y1, x1)
+            covered += thing.mask
+        assert covered.max() <= 1

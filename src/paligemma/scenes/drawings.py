@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 RGB = tuple[int, int, int]
 SUPERSAMPLING = 2
+OPAQUE = 128  # alpha from which a pixel belongs to the object
 
 COLORS: dict[str, RGB] = {
     "red": (215, 35, 40),
@@ -247,5 +248,5 @@ def draw(label: str, height_px: float, rgb: RGB, stretch: float = 1.0, flip: boo
     function(pen)
     picture = pen.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else pen.image
     picture = picture.reduce(SUPERSAMPLING)
-    opaque = picture.getchannel("A").point(lambda a: 255 if a >= 128 else 0)
+    opaque = picture.getchannel("A").point(lambda a: 255 if a >= OPAQUE else 0)
     return picture.crop(opaque.getbbox())

@@ -2,10 +2,12 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
 from paligemma.scenes.drawings import LABELS
 from paligemma.scenes.world import NORM_BOX, Scene, Thing
 
+MaskTokens = Callable[[Thing], str]  # the sixteen `<seg>` tokens of a thing's mask, from a mask codec
 NUMBERS = ("zero", "one", "two", "three", "four")
 
 
@@ -40,12 +42,26 @@ def detection(things: list[Thing]) -> str:
     return " ; ".join(f"{location(thing.box)} {thing.label}" for thing in things)
 
 
+def segmentation(things: list[Thing], mask_tokens: MaskTokens) -> str:
+    return " ; ".join(f"{location(thing.box)}{mask_tokens(thing)} {thing.label}" for thing in things)
+
+
 def ask_caption(scene: Scene, rng: random.Random) -> tuple[str, str]:
     return "caption en", caption(scene)
 
 
 def ask_detect(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """Mostly what is there, sometimes several kinds, sometimes something that is not (empty answer)."""
+    wanted, found = _wanted(scene, rng)
+    return "detect " + " ; ".join(wanted), detection(found)
+
+
+def ask_segment(scene: Scene, rng: random.Random, mask_tokens: MaskTokens) -> tuple[str, str]:
+    wanted, found = _wanted(scene, rng)
+    return "segment " + " ; ".join(wanted), segmentation(found, mask_tokens)
+
+
+def _wanted(scene: Scene, rng: random.Random) -> tuple[list[str], list[Thing]]:
+    """Mostly what is there, sometimes several kinds, sometimes something that is not; and the things meant."""
     present = sorted({thing.label for thing in scene.things})
     absent = rng.choice([label for label in LABELS if label not in present])
     roll = rng.random()
@@ -55,8 +71,7 @@ def ask_detect(scene: Scene, rng: random.Random) -> tuple[str, str]:
         wanted = rng.sample([*present, absent], k=min(len(present) + 1, rng.randint(2, 3)))
     else:
         wanted = [absent]
-    found = [thing for thing in scene.things if thing.label in wanted]
-    return "detect " + " ; ".join(wanted), detection(found)
+    return wanted, [thing for thing in scene.things if thing.label in wanted]
 
 
 def ask_count(scene: Scene, rng: random.Random) -> tuple[str, str]:
@@ -98,12 +113,18 @@ QUESTIONS = {
     ask_presence: 0.05,
     ask_read: 0.07,
 }
+SEGMENT_SHARE = 0.27  # beside the others' sum of 1, where there is a mask codec
 
 
-def examples(scene: Scene, rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """`count` different kinds of (prefix, suffix) about one scene."""
+def examples(
+    scene: Scene, rng: random.Random, count: int, mask_tokens: MaskTokens | None = None
+) -> list[tuple[str, str]]:
+    """`count` different kinds of (prefix, suffix) about one scene; `segment` among them with `mask_tokens`."""
+    asks: dict[Callable[[Scene, random.Random], tuple[str, str]], float] = dict(QUESTIONS)
+    if mask_tokens is not None:
+        asks[lambda scene, rng: ask_segment(scene, rng, mask_tokens)] = SEGMENT_SHARE
+    kinds, weights = list(asks), list(asks.values())
     picks: list[tuple[str, str]] = []
-    kinds, weights = list(QUESTIONS), list(QUESTIONS.values())
     while len(picks) < count:
         ask = rng.choices(kinds, weights)[0]
         if not scene.things and ask not in (ask_caption, ask_read):

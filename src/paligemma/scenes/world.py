@@ -5,12 +5,14 @@ background. The same seed always gives the same scene; every coordinate in the t
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from paligemma.scenes.drawings import COLORS, LABELS, RGB, draw
+from paligemma.scenes.drawings import COLORS, LABELS, OPAQUE, RGB, draw
 
 NORM_BOX = tuple[float, float, float, float]
 MAX_OBJECTS = 4
@@ -32,11 +34,12 @@ WORDS = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One drawn object: box as (y_min, x_min, y_max, x_max) fractions of the side."""
+    """One drawn object: box as (y_min, x_min, y_max, x_max) fractions of the side, mask bool[side, side]."""
 
     label: str
     color: str
     box: NORM_BOX
+    mask: NDArray[np.bool_] = field(repr=False, compare=False)
 
     @property
     def center_x(self) -> float:
@@ -96,7 +99,9 @@ def _place_thing(
         if all(_apart(box, other) for other in taken):
             taken.append(box)
             image.paste(picture, (x, y), picture)
-            return Thing(label=label, color=color, box=box)
+            mask = np.zeros((side, side), bool)
+            mask[y : y + picture.height, x : x + picture.width] = np.asarray(picture.getchannel("A")) >= OPAQUE
+            return Thing(label=label, color=color, box=box, mask=mask)
     return None
 
 
