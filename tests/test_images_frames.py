@@ -13,7 +13,7 @@ from tests.pictures import message, stored
 
 from paligemma import images
 from paligemma.errors import UnavailableError, UsageError
-from paligemma.images import open_image, read_frames
+from paligemma.images import HEAD_BYTES, each_frame, open_image, read_frames, recognise
 
 NUM_FRAMES = 7
 
@@ -70,6 +70,44 @@ def test_frames_of_a_clip(clip: Path, frames: int, stride: int | None, expected:
     pictures = read_frames(clip, frames=frames, stride=stride)
     assert shown(pictures) == expected
     assert {picture.mode for picture in pictures} == {"RGB"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5, 6]),
+        ({"stride": 3}, [0, 3, 6]),
+        ({"frames": 3}, [1, 3, 5]),
+        ({"frames": 50}, [0, 1, 2, 3, 4, 5, 6]),
+        ({"fps": 5}, [0, 2, 4, 6]),
+        ({"fps": 1}, [0]),
+        ({"fps": 1000}, [0, 1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_frames_come_one_by_one_with_number_and_time(clip: Path, choice: dict[str, float], expected: list[int]) -> None:
+    frames = list(each_frame(clip, **choice))
+    assert shown([frame.image for frame in frames]) == [frame.number for frame in frames] == expected
+    assert [frame.time_s for frame in frames] == pytest.approx([i / 10 for i in expected], abs=0.002)
+
+
+def test_a_film_is_decoded_only_as_far_as_it_is_asked_for(tmp_path: Path) -> None:
+    path = video(tmp_path / "a.mkv")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    frames = each_frame(path)
+    assert next(frames).number == 0
+    frames.close()
+
+
+@pytest.mark.parametrize("wrong", [{"fps": 0}, {"fps": float("nan")}, {"fps": 1, "stride": 2}, {"frames": -1}])
+def test_one_choice_of_frames_above_zero(wrong: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one of them"):
+        next(each_frame(tmp_path / "a.mp4", **wrong))
+
+
+def test_pictures_and_videos_are_recognised_by_their_first_bytes(clip: Path) -> None:
+    head = clip.read_bytes()[:HEAD_BYTES]
+    assert recognise(head) == ("video" if clip.suffix in (".mp4", ".mkv") else "picture")
+    assert recognise(b"a.png\nb.png\n") == recognise(b"") == "other"
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])

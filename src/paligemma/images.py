@@ -11,12 +11,15 @@ the arguments `exif`, `alpha` and `depth` give their pictures, and `doctor/image
 """
 
 import io
+import math
 import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from functools import partial
+from itertools import islice
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -32,6 +35,7 @@ ALPHA_RULES = ("white", "drop")
 DEPTH_RULES = ("scale", "clip")
 VIDEO_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"  # none that opens other files
 
+HEAD_BYTES = 64  # of a file that say what it is
 EXPECTED = "expected JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 UNNAMED = "the image"
 ORIENTATION_TAG = 0x0112
@@ -124,20 +128,57 @@ def read_frames(
     """
     if frames < 1 or (stride is not None and stride < 1):
         raise UsageError(f"found frames={frames}, stride={stride}; both must be at least 1")
-    with _open_regular(path) as file:
-        name = _shown(path)
-        head = file.read(64)
-        file.seek(0)
-        if _kind(head) in READABLE:
-            animation = _identify(name, _limited(file, name), max_pixels)
-            count = getattr(animation, "n_frames", 1)
-            pictures = _walk(animation, count)
-            picked = _pick(pictures, _wanted(count, frames, stride), lambda frame: _to_rgb(frame, name))
-        else:
-            picked = _video_frames(file, name, frames, stride, max_pixels)
-    if not picked:
-        raise InputError(f"{name} has no frame that can be decoded; convert it to MP4 (H.264) first")
+    chosen: dict[str, Any] = {"frames": frames} if stride is None else {"stride": stride}
+    picked = [frame.image for frame in islice(each_frame(path, **chosen, max_pixels=max_pixels), frames)]
     return [picked[i % len(picked)] for i in range(frames)]
+
+
+class Frame(NamedTuple):
+    """One frame: its number from 0, its time in seconds after the first, and the picture."""
+
+    number: int
+    time_s: float
+    image: Image.Image
+
+
+def each_frame(
+    path: str | os.PathLike[str],
+    *,
+    stride: int | None = None,
+    fps: float | None = None,
+    frames: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[Frame]:
+    """The frames of a video or animation as upright RGB images, each decoded when it is asked for, none kept.
+
+    Args:
+        stride: every `stride`-th frame from the first. At most one of these three; without any, every frame comes.
+        fps: so many per second of playing time, or all where there are fewer.
+        frames: the middles of so many equal parts, or all where there are fewer.
+
+    Raises:
+        InputError: missing, no video, damaged, too large, or without a frame.
+        UnavailableError: it is a video and the `av` package is not installed.
+    """
+    given = [value for value in (stride, fps, frames) if value is not None]
+    if len(given) > 1 or not all(0 < value < math.inf for value in given):
+        raise UsageError(f"found stride={stride}, fps={fps}, frames={frames}; give one of them, above 0")
+    name, nothing = _shown(path), True
+    with _open_regular(path) as file:
+        is_video = _kind(file.read(HEAD_BYTES)) not in READABLE
+        file.seek(0)
+        walk = _walk_video if is_video else _walk_animation
+        for i, time_s, image in _chosen(walk(file, name, frames, max_pixels), stride or 1, fps):
+            nothing = False
+            yield Frame(i, time_s, image())
+    if nothing:
+        raise InputError(f"{name} has no frame that can be decoded; convert it to MP4 (H.264) first")
+
+
+def recognise(head: bytes) -> Literal["picture", "video", "other"]:
+    """What the first `HEAD_BYTES` of a file say that it is; videos without a signature are "other"."""
+    kind = _kind(head)
+    return "picture" if kind in READABLE else "video" if kind == "a video" else "other"
 
 
 # --- reading and recognising -----------------------------------------------------------------------------------------
@@ -354,25 +395,40 @@ def _wanted(count: int, frames: int, stride: int | None) -> list[int]:
     return [int((i + 0.5) * count / frames) for i in range(frames)]
 
 
-def _pick(source: Iterator[Any], wanted: list[int], convert: Callable[[Any], Image.Image]) -> list[Image.Image]:
-    """Converts the wanted ones and stops after the last of them."""
-    picked: list[Image.Image] = []
-    for i, frame in enumerate(source):
-        if len(picked) == len(wanted):
-            break
-        if i == wanted[len(picked)]:
-            picked.append(convert(frame))
-    return picked
+Walked = Iterator[tuple[int, float, Callable[[], Image.Image]]]  # number, seconds, and what decodes the frame to RGB
 
 
-def _walk(animation: Image.Image, count: int) -> Iterator[Image.Image]:
+def _chosen(walked: Walked, stride: int, fps: float | None) -> Walked:
+    """Leaves out what the stride or the rate does not want."""
+    due = 0.0
+    for i, time_s, image in walked:
+        if fps is None:
+            wanted = i % stride == 0
+        else:
+            moment = time_s * fps + 1e-6  # times are fractions of the container's clock, rounded
+            wanted = moment >= due
+            due = math.floor(moment) + 1 if wanted else due
+        if wanted:
+            yield i, time_s, image
+
+
+def _walk_animation(file: BinaryIO, name: str, frames: int | None, max_pixels: int) -> Walked:
+    """Every frame of an animation, or the middles of `frames` parts; a frame without a duration lasts 0.1 s."""
+    animation = _identify(name, _limited(file, name), max_pixels)
+    with _decoding(name, f"the frames of {name} cannot be counted; get a fresh copy"):
+        count = getattr(animation, "n_frames", 1)
+    wanted = None if frames is None else set(_wanted(count, frames, None))
+    time_s = 0.0
     for i in range(count):
-        animation.seek(i)
-        yield animation
+        with _decoding(name, f"frame {i} of {name} is damaged; get a fresh copy"):
+            animation.seek(i)
+        if wanted is None or i in wanted:
+            yield i, time_s, lambda: _to_rgb(animation, name)
+        time_s += float(animation.info.get("duration") or 100) / 1000
 
 
-def _video_frames(file: BinaryIO, name: str, frames: int, stride: int | None, max_pixels: int) -> list[Image.Image]:
-    """Two passes: count the packets, then decode and keep the wanted frames."""
+def _walk_video(file: BinaryIO, name: str, frames: int | None, max_pixels: int) -> Walked:
+    """The same of a video; for `frames` its packets are counted first."""
     try:
         import av
     except ImportError:
@@ -386,17 +442,28 @@ def _video_frames(file: BinaryIO, name: str, frames: int, stride: int | None, ma
     def convert(frame: Any) -> Image.Image:
         _check_size(name, (frame.width, frame.height), max_pixels)
         turn = round(frame.rotation / 90) * 90  # degrees, counter-clockwise, as Image.rotate counts
-        return frame.to_image().convert("RGB").rotate(turn, expand=True)
+        with _decoding(name, problem):
+            return frame.to_image().convert("RGB").rotate(turn, expand=True)
 
     problem = f"{name} is {_kind(file.read(256))} of {size} bytes, expected a whole video or an image; convert it first"
     with _decoding(name, problem):
+        wanted = None
+        if frames is not None:
+            file.seek(0)
+            with av.open(file, "r", container_options=options) as container:
+                count = sum(packet.size > 0 for packet in container.demux(video=0)) if container.streams.video else 0
+            wanted = _wanted(count, frames, None)
         file.seek(0)
         with av.open(file, "r", container_options=options) as container:
-            if not container.streams.video:
-                return []
+            if not container.streams.video or wanted == []:
+                return
             stream = container.streams.video[0]
             _check_size(name, (stream.width, stream.height), max_pixels)
-            count = sum(packet.size > 0 for packet in container.demux(stream))
-        file.seek(0)
-        with av.open(file, "r", container_options=options) as container:
-            return _pick(container.decode(video=0), _wanted(count, frames, stride), convert)
+            rate, first_s = float(stream.average_rate or 25), None
+            for i, frame in enumerate(container.decode(stream)):
+                time_s = i / rate if frame.time is None else frame.time
+                first_s = time_s if first_s is None else first_s
+                if wanted is None or i in wanted:
+                    yield i, time_s - first_s, partial(convert, frame)
+                if wanted is not None and i >= wanted[-1]:
+                    return
