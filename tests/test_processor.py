@@ -100,6 +100,26 @@ def test_one_image_needs_no_list():
     assert torch.equal(one.tokens, listed.tokens)
 
 
+def test_features_stand_for_images_encoded_before():
+    features = torch.rand(2, 4, 16)
+    encoded = PROCESSOR.encode([], "compare", "a", features=features)
+    from_pixels = PROCESSOR.encode([picture(0.1), picture(0.2)], "compare", "a")
+    assert encoded.features is features
+    assert encoded.pixels is None
+    assert from_pixels.features is None
+    for name in ("tokens", "mask_ar", "mask_loss"):
+        assert torch.equal(getattr(encoded, name), getattr(from_pixels, name)), name
+    with pytest.raises(UsageError, match="found 1 images together with features of 2"):
+        PROCESSOR.encode([picture(0.1)], "compare", features=features)
+    with pytest.raises(InputError, match="without image"):
+        PROCESSOR.encode([], "compare", features=features[:0])
+    for wrong in (features[0], features[:, :3], features.long()):
+        with pytest.raises(InputError, match=r"expected float\[images, 4, width\]"):
+            PROCESSOR.encode([], "compare", features=wrong)
+    with pytest.raises(InputError, match="found an example with image features"):
+        PROCESSOR.collate([from_pixels, encoded])
+
+
 @pytest.mark.parametrize("resize", ["bicubic", "bilinear"])
 def test_pictures_go_through_the_named_resizer(resize):
     processor = Processor(TOKENIZER, image_size_px=8, num_image_tokens=4, resize=resize)

@@ -28,18 +28,20 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One example. T tokens, n images of S x S px.
+    """One example. T tokens, n images of S x S px, each N tokens of width D.
 
     Attributes:
         tokens: int64[T], `IMAGE_SLOT` where image features go.
-        pixels: float32[n, 3, S, S] in [-1, 1], None without images.
+        pixels: float32[n, 3, S, S] in [-1, 1], None without images, or when `features` are given.
         mask_ar, mask_loss: int64[T], 1 on suffix and eos.
+        features: float[n, N, D], images that were encoded before (`Runner.encode_images`); they replace `pixels`.
     """
 
     tokens: Tensor
     pixels: Tensor | None
     mask_ar: Tensor
     mask_loss: Tensor
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class Processor:
         prefix: str,
         suffix: str | None = None,
         *,
+        features: Tensor | None = None,
         allow: frozenset[str] = frozenset(),
         max_tokens: int | None = None,
         text_only: bool = False,
@@ -88,7 +91,8 @@ class Processor:
         """The row of one example: image slots, bos, prefix, newline, and for training suffix and eos.
 
         Args:
-            images: RGB images or ready float32[3, S, S] in [-1, 1]; several keep their order.
+            images: RGB images or ready float32[3, S, S] in [-1, 1]; several keep their order. Empty with `features`.
+            features: float[n, N, D] of n images that were encoded before, instead of `images`.
             suffix: the answer to learn; "" teaches to say nothing, None is a prompt to be answered.
             allow: classes of special tokens that text may spell, see `Tokenizer.encode`.
             max_tokens: longest row accepted, image slots included.
@@ -96,13 +100,17 @@ class Processor:
 
         Raises:
             InputError: no image, a picture or tensor that does not fit, a text that is none, or a row that is too long.
+            UsageError: images and features.
         """
         pictures: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
-        if not pictures and not text_only:
+        if features is not None:
+            self._check_features(features, len(pictures))
+        num_images = len(pictures) if features is None else len(features)
+        if not num_images and not text_only:
             raise InputError(
                 "found a prompt without image, expected at least one image; give one, or ask for text_only"
             )
-        num_slots = len(pictures) * self.num_image_tokens
+        num_slots = num_images * self.num_image_tokens
         self._refuse_far_too_long(num_slots, prefix, suffix, max_tokens)
         tokens = [IMAGE_SLOT] * num_slots + self.prompt_ids(prefix, allow=allow)
         answer = [] if suffix is None else [*self.tokenizer.encode(suffix, allow=allow), self.tokenizer.eos_id]
@@ -114,6 +122,7 @@ class Processor:
             pixels=torch.stack([self.pixels(picture) for picture in pictures]) if pictures else None,
             mask_ar=in_suffix,
             mask_loss=in_suffix.clone(),
+            features=features,
         )
 
     def prompt_ids(self, prefix: str, *, allow: frozenset[str] = frozenset()) -> list[int]:
@@ -153,13 +162,15 @@ class Processor:
             pad_to: length of the rows in tokens; default the longest example.
 
         Raises:
-            InputError: an example is longer than `pad_to`.
+            InputError: an example is longer than `pad_to`, or holds features, which only the engine takes.
             UsageError: no examples, or another side.
         """
         if side not in ("left", "right"):
             raise UsageError(f"found padding side {side!r}, expected 'left' or 'right'; choose one")
         if not examples:
             raise UsageError("found no examples, expected at least one; do not collate an empty list")
+        if any(example.features is not None for example in examples):
+            raise InputError("found an example with image features, expected pixels; encode it from its images")
         longest = max(len(example.tokens) for example in examples)
         length = longest if pad_to is None else pad_to
         if longest > length:
@@ -183,6 +194,18 @@ class Processor:
             mask_input=stack([torch.ones_like(example.tokens) for example in examples], 0).bool(),
             mask_loss=stack([example.mask_loss for example in examples], 0),
         )
+
+    def _check_features(self, features: Tensor, num_pictures: int) -> None:
+        if num_pictures:
+            raise UsageError(
+                f"found {num_pictures} images together with features of {len(features)}, expected one or the other; "
+                "give an empty list of images with features"
+            )
+        if features.ndim != 3 or features.shape[1] != self.num_image_tokens or not features.is_floating_point():
+            raise InputError(
+                f"found image features {str(features.dtype).removeprefix('torch.')}{list(features.shape)}, expected "
+                f"float[images, {self.num_image_tokens}, width]; encode the images with this model"
+            )
 
     def _refuse_far_too_long(self, num_slots: int, prefix: str, suffix: str | None, max_tokens: int | None) -> None:
         """Before anything is tokenised: a megabyte of prompt is refused in microseconds."""

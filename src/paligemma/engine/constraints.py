@@ -1,0 +1,119 @@
+"""What may come next: a `Constraint` says it, the engine obeys.
+
+In: what a constraint allows after each token. Out: the ids to choose among, as the searches use them. Not done here:
+any particular grammar (`tasks` has those of boxes and masks), scores.
+
+A constraint is asked once per token. Where it leaves one id only, the model is not asked at all: the engine appends
+the id and feeds it together with its neighbours, so what is forced costs no forward pass of its own.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from paligemma.errors import UsageError
+
+KNOWN_AT_MOST = 256  # sets of ids read once and kept
+
+
+class Constraint(Protocol):
+    """A grammar as an automaton over token ids. States are immutable values: beams and answers share and fork them."""
+
+    def start(self) -> Any:
+        """The state before the first token."""
+        ...
+
+    def allowed(self, state: Any) -> Sequence[int] | None:
+        """The ids that may come next, eos among them where the answer may end; None allows everything.
+
+        Exactly one id is forced. Never empty. A `range` is a slice of the vocabulary and costs nothing; a tuple is read
+        once for as long as it is the same object; other sequences are read at each step.
+        """
+        ...
+
+    def advance(self, state: Any, token_id: int) -> Any:
+        """The state after an allowed id; never called with eos, after which nothing comes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ids one row may choose among."""
+
+    ids: slice | Tensor  # of the vocabulary, or int64[A] ascending
+    only: int | None  # the one id there is
+
+    def id_at(self, place: int) -> int:
+        """The id at a place of the scores that `ids` selects."""
+        return self.ids.start + place if isinstance(self.ids, slice) else int(self.ids[place])
+
+
+class Rule:
+    """A constraint, or none, bound to one engine: its ids checked, in the form the searches use.
+
+    Args:
+        num_ids: rows of the vocabulary.
+        forbidden: ids the engine never produces.
+        forces: whether a single allowed id is appended without asking the model.
+    """
+
+    def __init__(
+        self,
+        constraint: Constraint | None = None,
+        *,
+        num_ids: int = 0,
+        forbidden: Collection[int] = (),
+        forces: bool = True,
+    ):
+        self.constraint, self.num_ids, self.forbidden, self.forces = constraint, num_ids, forbidden, forces
+        self._known: dict[int, tuple[Sequence[int], Choice]] = {}
+
+    def start(self) -> Any:
+        return None if self.constraint is None else self.constraint.start()
+
+    def advance(self, state: Any, token_id: int) -> Any:
+        return None if self.constraint is None else self.constraint.advance(state, token_id)
+
+    def choice(self, state: Any) -> Choice | None:
+        """What may come next; None is everything.
+
+        Raises:
+            UsageError: no id, or ids this engine never produces.
+        """
+        ids = None if self.constraint is None else self.constraint.allowed(state)
+        if ids is None:
+            return None
+        known = self._known.get(id(ids))
+        if known is None:
+            self._check(ids, state)
+            known = (ids, _choice(ids))
+            if isinstance(ids, tuple) and len(self._known) < KNOWN_AT_MOST:
+                self._known[id(ids)] = known  # holds `ids` too, so that its identity stays its own
+        return known[1]
+
+    def _check(self, ids: Sequence[int], state: Any) -> None:
+        if len(ids) == 0:
+            raise UsageError(f"the constraint allows no token in state {state!r}; it must allow eos at least")
+        low, high = (ids[0], ids[-1]) if isinstance(ids, range) else (min(ids), max(ids))
+        if min(low, high) < 0 or max(low, high) >= self.num_ids or all(i in self.forbidden for i in ids):
+            raise UsageError(
+                f"the constraint allows ids from {low} to {high}, but this engine has {self.num_ids} and "
+                f"{len(self.forbidden)} of them are forbidden; make the constraint with the model's own tokenizer"
+            )
+
+    def forced(self, choice: Choice | None) -> int | None:
+        """The id to append without asking the model."""
+        return choice.only if choice is not None and self.forces else None
+
+
+def _choice(ids: Sequence[int]) -> Choice:
+    only = ids[0] if len(ids) == 1 else None
+    if isinstance(ids, range) and ids.step == 1:
+        return Choice(slice(ids.start, ids.stop), only)
+    return Choice(torch.tensor(sorted(set(ids))), only)
+
+
+FREE = Rule()
