@@ -3,6 +3,7 @@
 from paligemma.api import AnswerStream as AnswerStream
 from paligemma.api import Images as Images
 from paligemma.api import PaliGemma as PaliGemma
+from paligemma.api import Query as Query
 from paligemma.api import load as load
 from paligemma.config import VARIANTS as VARIANTS
 from paligemma.config import Config as Config

@@ -1,0 +1,67 @@
+"""One answer piece by piece, and the whole of it at the end.
+
+In: a request. Out: pieces of text as the engine makes tokens; joined they are the answer's raw text.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from paligemma.api.requests import Request, make_answer
+from paligemma.engine import Generation
+from paligemma.errors import UsageError
+from paligemma.results import Answer
+
+if TYPE_CHECKING:
+    from paligemma.api.model import PaliGemma
+
+
+class AnswerStream(Iterator[str]):
+    """Pieces of text as they are made; `answer` is the whole, once the pieces are through (or runs them through)."""
+
+    def __init__(self, pieces: Iterator[str], finished: "list[Answer]"):
+        self._pieces, self._finished = pieces, finished
+
+    def __iter__(self) -> "AnswerStream":
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    @property
+    def answer(self) -> Answer:
+        for _ in self._pieces:
+            pass
+        if not self._finished:
+            raise UsageError("this stream was stopped by an error, so it has no answer; ask again")
+        return self._finished[0]
+
+
+def stream_answer(model: "PaliGemma", request: Request) -> AnswerStream:
+    """Starts decoding one request.
+
+    Raises:
+        UsageError: beams, which have no answer before the end.
+    """
+    tokens = model.engine.stream(request.encoded, request.sampling)
+    finished: list[Answer] = []
+
+    def pieces() -> Iterator[str]:
+        began = time.perf_counter()
+        decoder = model.tokenizer.stream()
+        ids: list[int] = []
+        logprobs: list[float] = []
+        reason: Literal["stop", "length"] = "length"
+        for token in tokens:
+            logprobs.append(token.logprob)
+            reason = token.finish_reason or reason
+            if token.finish_reason != "stop":
+                ids.append(token.id)
+                if piece := decoder.push(token.id):
+                    yield piece
+        if piece := decoder.flush():
+            yield piece
+        generation = Generation(tokens=ids, logprobs=logprobs, finish_reason=reason, score=sum(logprobs))
+        finished.append(make_answer(model, request, generation, time.perf_counter() - began))
+
+    return AnswerStream(pieces(), finished)
