@@ -1,236 +1,19 @@
-"""What a model answers, as plain data: `Answer` for text, `Detections` for boxes, `Notice` for what went oddly.
+"""Pictures with answers drawn into them: boxes with labels, or a strip of text below.
 
-In: the raw text a model wrote and the pictures it saw. Out: text, boxes in pixels, JSON, and pictures people like to
-look at. Nothing here knows a model, and no torch. Coordinates inside are fractions of the picture in the order
-y, x, y, x, as the model writes them; every property outside is x first. Masks stay as their 16 codes here.
+In: upright RGB pictures and what was said about them. Out: new pictures; the given ones are never touched. Small
+pictures are enlarged by a whole factor, so that text is readable.
 """
 
-import json
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from paligemma.errors import InputError, ResourceError, UsageError
-
-Corners = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something the user should know about an answer; `code` is stable, `at` counts characters of the raw text."""
-
-    code: str
-    message: str
-    fragment: str | None = None
-    at: int | None = None
-
-    def __str__(self) -> str:
-        return self.message
-
-    def to_dict(self) -> dict[str, Any]:
-        known = {"code": self.code, "message": self.message, "fragment": self.fragment, "at": self.at}
-        return {key: value for key, value in known.items() if value is not None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Box:
-    """One object found in a picture.
-
-    Args:
-        label: what it is; empty where the model names nothing (RefCOCO checkpoints).
-        box_yxyx_norm: top, left, bottom, right as fractions 0..1 of the picture.
-        loc: the four location bins 0..1023 as the model wrote them, in the same order.
-        image_size_px: width and height of the picture.
-        mask_codes: the 16 mask tokens 0..127 as the model wrote them; not decoded to pixels here.
-    """
-
-    label: str
-    box_yxyx_norm: Corners
-    image_size_px: tuple[int, int]
-    loc: tuple[int, int, int, int] | None = None
-    mask_codes: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        y1, x1, y2, x2 = self.box_yxyx_norm
-        if not (0 <= y1 <= y2 <= 1 and 0 <= x1 <= x2 <= 1):
-            raise InputError(
-                f"box {self.box_yxyx_norm} does not lie in the picture; give top, left, bottom, right between 0 and 1"
-            )
-
-    @property
-    def xyxyn(self) -> Corners:
-        """Left, top, right, bottom as fractions 0..1."""
-        y1, x1, y2, x2 = self.box_yxyx_norm
-        return (x1, y1, x2, y2)
-
-    @property
-    def xyxy(self) -> Corners:
-        """Left, top, right, bottom in pixels, not rounded."""
-        width, height = self.image_size_px
-        x1, y1, x2, y2 = self.xyxyn
-        return (x1 * width, y1 * height, x2 * width, y2 * height)
-
-    @property
-    def xywh(self) -> Corners:
-        """Left, top, width, height in pixels, not rounded."""
-        x1, y1, x2, y2 = self.xyxy
-        return (x1, y1, x2 - x1, y2 - y1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """`box` in pixels (2 decimals) and `box_norm` (6 decimals), both x first; `loc` as written, y first."""
-        row: dict[str, Any] = {
-            "label": self.label,
-            "box": [round(v, 2) for v in self.xyxy],
-            "box_norm": [round(v, 6) for v in self.xyxyn],
-        }
-        if self.loc is not None:
-            row["loc"] = list(self.loc)
-        if self.mask_codes is not None:
-            row["mask_codes"] = list(self.mask_codes)
-        return row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What the model said about one example.
-
-    Args:
-        text: for people: the answer without outer spaces; of boxes their labels.
-        raw: exactly what the model wrote, up to its end token.
-        task: the verb, such as `ask`; prompt: what was sent, without control tokens.
-        finish_reason: `stop` (the model ended) or `length` (cut at `max_tokens`).
-        tokens: ids of the answer, and `logprobs` of each, natural logarithm.
-        timing: seconds: `preprocess`, and `generate` for the whole batch the example ran in.
-        images: the pictures, upright RGB; paths: their files, where they came from files.
-    """
-
-    text: str
-    raw: str
-    task: str
-    prompt: str
-    finish_reason: str = "stop"
-    warnings: tuple[Notice, ...] = ()
-    model: str | None = None
-    image_size_px: tuple[int, int] | None = None
-    tokens: tuple[int, ...] | None = field(default=None, repr=False)
-    logprobs: tuple[float, ...] | None = field(default=None, repr=False)
-    timing: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
-    images: tuple[Image.Image, ...] = field(default=(), repr=False, compare=False)
-    paths: tuple[str | None, ...] = field(default=(), repr=False, compare=False)
-
-    @property
-    def truncated(self) -> bool:
-        """True when the answer was cut at `max_tokens`."""
-        return self.finish_reason == "length"
-
-    def __str__(self) -> str:
-        return self.text
-
-    def to_dict(self, *, with_tokens: bool = False) -> dict[str, Any]:
-        """Plain data for JSON, pictures by path and size only; `with_tokens` adds `tokens` and `logprobs`."""
-        paths = self.paths or (None,) * len(self.images)
-        images = [
-            {"path": path, "width": image.width, "height": image.height}
-            for path, image in zip(paths, self.images, strict=True)
-        ]
-        row: dict[str, Any] = {
-            "model": self.model,
-            "task": self.task,
-            "prompt": self.prompt,
-            "text": self.text,
-            "raw": self.raw,
-            "finish_reason": self.finish_reason,
-            "truncated": self.truncated,
-            "images": images,
-            "warnings": [notice.to_dict() for notice in self.warnings],
-            "timing": {key: round(seconds, 6) for key, seconds in self.timing.items()},
-        }
-        if with_tokens:
-            row["tokens"] = None if self.tokens is None else list(self.tokens)
-            row["logprobs"] = None if self.logprobs is None else [round(p, 6) for p in self.logprobs]
-        return row
-
-    def to_json(self, *, indent: int | None = None, with_tokens: bool = False) -> str:
-        """`to_dict` as JSON text, in UTF-8 characters and not in escapes."""
-        return json.dumps(self.to_dict(with_tokens=with_tokens), ensure_ascii=False, indent=indent)
-
-    def plot(self) -> Image.Image:
-        """The picture with the answer in a strip below it; small pictures are enlarged so that text is readable.
-
-        Raises:
-            UsageError: the answer holds no picture.
-        """
-        sheet, _ = _enlarged(_contact_sheet(self.images))
-        return _with_strip(sheet, self.prompt, self.text or "(empty answer)")
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the answer: `.json` its data, `.txt` its text, any picture suffix its plot.
-
-        Raises:
-            UsageError: a suffix that is neither.
-            ResourceError: the file cannot be written.
-        """
-        path = Path(path)
-        suffix = path.suffix.lower()
-        try:
-            if suffix == ".json":
-                path.write_text(self.to_json(indent=2) + "\n", encoding="utf-8")
-            elif suffix == ".txt":
-                path.write_text(self.text + "\n", encoding="utf-8")
-            elif Image.registered_extensions().get(suffix) in Image.SAVE:
-                self.plot().save(path)
-            else:
-                raise UsageError(f"cannot tell from {path.name!r} what to write; end it in .png, .jpg, .json or .txt")
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ResourceError(f"cannot write {path} ({reason}); choose a folder with space and permission") from error
-        return path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detections(Answer):
-    """Boxes found in one picture; a sequence of `Box`. A slice is again `Detections`."""
-
-    boxes: tuple[Box, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def __iter__(self) -> Iterator[Box]:
-        return iter(self.boxes)
-
-    @overload
-    def __getitem__(self, index: int) -> Box: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Detections": ...
-    def __getitem__(self, index: int | slice) -> "Box | Detections":
-        if isinstance(index, slice):
-            return replace(self, boxes=self.boxes[index])
-        return self.boxes[index]
-
-    def to_dict(self, *, with_tokens: bool = False) -> dict[str, Any]:
-        return {**super().to_dict(with_tokens=with_tokens), "boxes": [box.to_dict() for box in self.boxes]}
-
-    def plot(self) -> Image.Image:
-        """The picture with its boxes and labels; small pictures are enlarged so that labels are readable.
-
-        Raises:
-            UsageError: the answer holds no picture.
-        """
-        sheet, scale = _enlarged(_contact_sheet(self.images[:1]))
-        if not self.boxes:
-            return _with_strip(sheet, self.prompt, "nothing found")
-        _draw_boxes(sheet, self.boxes, scale)
-        return sheet
-
-
-# --- drawing ---------------------------------------------------------------------------------------------------------
+from paligemma.errors import UsageError
+from paligemma.results.boxes import Box
 
 _MIN_LONG_SIDE_PX = 480  # smaller pictures are enlarged by a whole factor, so that a label has room
 _MIN_SHORT_SIDE_PX = 160
@@ -247,7 +30,7 @@ _COLORS = (
 Rect = tuple[int, int, int, int]
 
 
-def _contact_sheet(images: Sequence[Image.Image]) -> Image.Image:
+def contact_sheet(images: Sequence[Image.Image]) -> Image.Image:
     """One picture as it is; several side by side in rows of at most four, each as large as the first."""
     if not images:
         raise UsageError("this answer holds no picture to draw on; keep the pictures or use to_json()")
@@ -263,7 +46,7 @@ def _contact_sheet(images: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
+def enlarged(image: Image.Image) -> tuple[Image.Image, int]:
     """A copy that is large enough for readable labels, and the whole factor it was enlarged by."""
     long, short = max(image.size), min(image.size)
     for_long = math.ceil(_MIN_LONG_SIDE_PX / long)
@@ -352,7 +135,7 @@ def _wrapped(text: str, font: Any, width: int) -> list[str]:
     return lines
 
 
-def _with_strip(image: Image.Image, heading: str, text: str) -> Image.Image:
+def with_strip(image: Image.Image, heading: str, text: str) -> Image.Image:
     """`image` above a light strip with a small grey heading and the text."""
     width = max(image.width, _MIN_STRIP_WIDTH_PX)
     size_px = _font_px((width, max(image.height, width // 2)))
@@ -372,7 +155,7 @@ def _with_strip(image: Image.Image, heading: str, text: str) -> Image.Image:
     return canvas
 
 
-def _draw_boxes(image: Image.Image, boxes: Sequence[Box], scale: int) -> None:
+def draw_boxes(image: Image.Image, boxes: Sequence[Box], scale: int) -> None:
     """Outlines first, then labels on top of them all, each where it hides least."""
     draw = ImageDraw.Draw(image)
     size_px = _font_px(image.size)
