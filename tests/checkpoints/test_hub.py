@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 from tests.oracle import TINY, draw_model
 
 from paligemma.checkpoints import hub, load_checkpoint, pull, resolve, save
-from paligemma.errors import UnavailableError, UsageError
+from paligemma.checkpoints.mask_codec import find_codec
+from paligemma.errors import CheckpointError, UnavailableError, UsageError
 
 COMMIT = "c" * 40
 NAME = "paligemma-3b-pt-224"
@@ -163,6 +165,10 @@ class FakeHub(BaseHTTPRequestHandler):
     def do_GET(self):
         state, path = self.server.state, self.path.split("?")[0]
         state["asked"].append((self.command, path, self.headers.get("Range")))
+        if path.startswith("/bucket/"):
+            body = state["bucket"]
+            length = state.get("length", len(body or b""))
+            return self.answer(404 if body is None else 200, body or b"", {"Content-Length": length})
         if state.get("refuse"):
             status, code = state["refuse"]
             return self.answer(status, b"{}", {"X-Error-Code": code})
@@ -286,3 +292,67 @@ def test_a_full_disk_is_no_connection_problem(fake, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", full)
     with pytest.raises(ResourceError, match="free some space"):
         pull(NAME)
+
+
+# --- the mask codec --------------------------------------------------------------------------------------------------
+
+CODEC = next((Path(__file__).parents[1] / "data" / "golden" / "vae").glob("vae-*.npz")).read_bytes()
+
+
+@pytest.fixture
+def with_codec(fake, monkeypatch):
+    fake["files"] = {"vae-oid.npz": CODEC, "app.py": b"a Space holds more"}
+    fake["bucket"] = None
+    monkeypatch.setattr(hub, "_CODEC_URL", f"{os.environ['HF_ENDPOINT']}/bucket/vae-oid.npz")
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(hub.cache_directory() / "assets"))
+    return fake
+
+
+def test_the_codec_is_pulled_from_the_space_alone(with_codec, cache, tmp_path):
+    assert find_codec(tmp_path) is None
+    path = pull("vae-oid")
+    assert path.read_bytes() == CODEC
+    assert path == find_codec(tmp_path) == cache / "spaces--big-vision--paligemma-hf/snapshots" / COMMIT / "vae-oid.npz"
+    assert downloaded(with_codec) == ["vae-oid.npz"]
+    with_codec["asked"].clear()
+    assert pull("vae-oid") == path
+    assert downloaded(with_codec) == []
+
+
+@pytest.mark.parametrize("refusal", [(404, "RepoNotFound"), (404, "EntryNotFound"), (401, "GatedRepo")])
+def test_the_codec_comes_from_the_bucket_where_the_space_fails(with_codec, tmp_path, refusal):
+    with_codec["refuse"], with_codec["bucket"] = refusal, CODEC
+    path = pull("vae-oid")
+    assert path == find_codec(tmp_path) == hub.cache_directory() / "assets" / "paligemma" / "vae-oid.npz"
+    assert path.read_bytes() == CODEC
+
+
+def test_a_codec_that_cannot_be_had_is_explained(with_codec, tmp_path):
+    with_codec["refuse"] = (404, "RepoNotFound")
+    with pytest.raises(
+        UnavailableError, match=r"neither from .*spaces/big-vision/paligemma-hf .* nor from .*HTTP Error 404"
+    ):
+        pull("vae-oid")
+    with pytest.raises(UnavailableError, match="revision 'x' of the Space"):
+        pull("vae-oid", "x")
+    with_codec["bucket"], with_codec["length"] = CODEC[:1000], len(CODEC)
+    with pytest.raises(UnavailableError, match=r"1,000 of .* bytes came"):
+        pull("vae-oid")
+    assert find_codec(tmp_path) is None
+
+
+def test_what_comes_is_checked(with_codec, tmp_path):
+    with_codec["refuse"], with_codec["bucket"] = (404, "RepoNotFound"), b"<html>please log in</html>"
+    with pytest.raises(CheckpointError, match="no sound npz archive"):
+        pull("vae-oid")
+    assert find_codec(tmp_path) is None
+    assert list((hub.cache_directory() / "assets" / "paligemma").iterdir()) == []
+
+
+def test_the_codec_is_no_model_and_respects_offline(with_codec, monkeypatch):
+    with pytest.raises(UnavailableError, match="the mask codec and no model"):
+        resolve("vae-oid")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE is set"):
+        pull("vae-oid")
+    assert with_codec["asked"] == []

@@ -168,3 +168,11 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(zlib.error), writing_npz(tmp_path / "x.npz", False):
         raise zlib.error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_can_be_passed_over_unread(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, **{"left.over": np.arange(3), "kept": np.ones(2, np.float32)})
+    with pytest.raises(CheckpointError, match="int64"):
+        read_members([path])
+    assert list(read_members([path], ignored=r"left\.")) == ["kept"]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from paligemma.checkpoints.hf_config import ImageSettings
     from paligemma.checkpoints.hub import pull, resolve
     from paligemma.checkpoints.load import Checkpoint, load_checkpoint
+    from paligemma.checkpoints.mask_codec import find_codec, load_codec, save_codec
 
 _FILES = {
     "FORMATS": "conversion",
@@ -24,6 +25,9 @@ _FILES = {
     "resolve": "hub",
     "Checkpoint": "load",
     "load_checkpoint": "load",
+    "find_codec": "mask_codec",
+    "load_codec": "mask_codec",
+    "save_codec": "mask_codec",
 }
 
 __all__ = [
@@ -33,10 +37,13 @@ __all__ = [
     "ConversionReport",
     "ImageSettings",
     "convert",
+    "find_codec",
     "load_checkpoint",
+    "load_codec",
     "pull",
     "resolve",
     "save",
+    "save_codec",
 ]
 
 

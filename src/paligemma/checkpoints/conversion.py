@@ -4,6 +4,7 @@ Lossless in both directions and verified on request: the same random input throu
 written. Padding rows, which nothing ever produces, are dropped on the way to npz and made anew on the way back.
 """
 
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from paligemma.checkpoints.big_vision import Sidecar, write_npz, write_sidecar
 from paligemma.checkpoints.hf import LAYOUTS, write_hf
 from paligemma.checkpoints.hf_config import ImageSettings
 from paligemma.checkpoints.load import Opened, build_model, open_checkpoint
+from paligemma.checkpoints.safetensors_io import writing
 from paligemma.checkpoints.tensors import ModelTensors, as_dtype, common_dtype, dtype_name
 from paligemma.config import IMAGE_SLOT, did_you_mean
 from paligemma.errors import UsageError
@@ -118,6 +120,7 @@ def convert(
     wanted = as_dtype(dtype) or common_dtype(opened.tensors)
     destination = Path(target)
     files = _write(opened, destination, format, wanted, layout, shard_bytes, params_prefix, overwrite)
+    files += _copy_codec(opened.path, destination if format == "hf" else destination.parent)
     difference = None
     if verify:
         compute = common_dtype(opened.tensors)
@@ -176,6 +179,16 @@ def _write(
     for path in set(stale) - set(files):
         path.unlink()
     return files
+
+
+def _copy_codec(source: Path, directory: Path) -> list[Path]:
+    """The mask codec beside the source goes with the model: its masks mean nothing to another codec."""
+    codec = hub.codec_beside(source)
+    if codec is None or codec.parent.resolve() == directory.resolve():
+        return []
+    with writing([directory / codec.name]) as [partial]:
+        shutil.copyfile(codec, partial)
+    return [directory / codec.name]
 
 
 def _refuse_overwriting(source: Opened, present: list[Path], target: Path, overwrite: bool) -> None:

@@ -1,7 +1,10 @@
 """A name -> a directory on this machine; and the one function of the package that downloads.
 
 `resolve` only looks: at the bundled model, at the path given, at Hugging Face's local cache. Variables respected:
-HF_HOME, HF_HUB_CACHE, XDG_CACHE_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
+HF_HOME, HF_HUB_CACHE, HF_ASSETS_CACHE, XDG_CACHE_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
+
+Not a model but pulled the same way is `vae-oid`, Google's mask codec, one for all published checkpoints. It lies in the
+Hugging Face Space of the demo and, should that be out of reach, in big_vision's public bucket.
 """
 
 import errno
@@ -16,6 +19,12 @@ WANTED = ["*.safetensors", "*.safetensors.index.json", "*.npz", "*.json", "token
 _WEIGHTS = ("*.safetensors", "*.npz")
 _HUB = "https://huggingface.co"
 
+CODEC = "vae-oid"
+CODEC_FILES = ("mask_codec.npz", "vae-oid.npz")  # beside a model's weights, the first one found counts
+_CODEC_SPACE = "big-vision/paligemma-hf"
+_CODEC_URL = "https://storage.googleapis.com/big_vision/paligemma/vae-oid.npz"
+_CODEC_LIMIT_BYTES = 100 * 2**20  # of the download; the file has about 8 MB
+
 
 def resolve(name: "str | Path", revision: str | None = None) -> Path:
     """The directory or file of a bundled name, an existing path, or a hub name already in the local cache.
@@ -26,6 +35,8 @@ def resolve(name: "str | Path", revision: str | None = None) -> Path:
         UnavailableError: not on this machine; says how to get it.
     """
     text = str(name)
+    if text == CODEC and not Path(text).exists():
+        raise UnavailableError(f"{CODEC!r} is the mask codec and no model; `paligemma list` shows the models")
     if text in BUNDLED:
         if not BUNDLED[text].is_dir():
             raise UnavailableError(
@@ -72,6 +83,30 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface" / "hub"
 
 
+def codec_beside(model_path: Path) -> Path | None:
+    """The mask codec in a model's directory, or in that of its weight file."""
+    directory = model_path if model_path.is_dir() else model_path.parent
+    return next((directory / name for name in CODEC_FILES if (directory / name).is_file()), None)
+
+
+def pulled_codec() -> Path | None:
+    """Google's mask codec, if `pull` has fetched it."""
+    folder = cache_directory() / f"spaces--{_CODEC_SPACE.replace('/', '--')}"
+    reference = folder / "refs" / "main"
+    commits = [reference.read_text().strip()] if reference.is_file() else []
+    commits += sorted(path.name for path in folder.glob("snapshots/*"))
+    found = [folder / "snapshots" / commit / CODEC_FILES[1] for commit in commits if commit]
+    return next((path for path in [*found, _codec_of_bucket()] if path.is_file()), None)
+
+
+def _codec_of_bucket() -> Path:
+    """Where Hugging Face's libraries keep what is no repository: `assets`."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    home = Path(os.environ.get("HF_HOME", home))
+    assets = Path(os.environ.get("HF_ASSETS_CACHE", home / "assets")).expanduser()
+    return assets / "paligemma" / CODEC_FILES[1]
+
+
 def _cached(repository: str, revision: str | None) -> Path:
     folder = cache_directory() / f"models--{repository.replace('/', '--')}"
     short = repository.removeprefix("google/")
@@ -103,7 +138,7 @@ def pull(name: str, revision: str | None = None, *, token: str | None = None) ->
     """Downloads a model's weights, configuration and tokenizer into Hugging Face's cache; returns the directory.
 
     Complete files are kept, so an interrupted download goes on where it stopped. PaliGemma 1 has the revisions
-    `bfloat16` and `float16` beside the float32 of `main`.
+    `bfloat16` and `float16` beside the float32 of `main`. `vae-oid` is the mask codec, of which the file is returned.
 
     Raises:
         UnavailableError: licence not accepted, no such repository or revision, offline.
@@ -112,11 +147,13 @@ def pull(name: str, revision: str | None = None, *, token: str | None = None) ->
     """
     if name in BUNDLED:
         raise UsageError(f"{name!r} comes with the package; nothing to download")
-    repository = _repository(name)
+    repository = CODEC if name == CODEC else _repository(name)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise UnavailableError(
             f"HF_HUB_OFFLINE is set, so {repository} is not downloaded; unset it to allow the network"
         )
+    if name == CODEC:
+        return _pull_codec(revision, token)
     from huggingface_hub import errors, snapshot_download
 
     page = f"{_HUB}/{repository}"
@@ -157,3 +194,68 @@ def pull(name: str, revision: str | None = None, *, token: str | None = None) ->
             f"{repository} could not be downloaded ({reason}); check the connection and run the same command to go on"
         ) from error
     return Path(path)
+
+
+def _pull_codec(revision: str | None, token: str | None) -> Path:
+    """The codec's file, out of the Space or else out of the bucket; checked before it counts as there.
+
+    Raises:
+        UnavailableError: neither can be reached, or has the file.
+        CheckpointError: what came is no mask codec.
+        ResourceError: not enough disk.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    from paligemma.checkpoints.mask_codec import load_codec
+
+    try:
+        path = Path(
+            hf_hub_download(
+                _CODEC_SPACE, CODEC_FILES[1], repo_type="space", revision=revision, cache_dir=cache_directory(),
+                endpoint=os.environ.get("HF_ENDPOINT"), token=token,
+            )
+        )  # fmt: skip
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise ResourceError(
+                f"{cache_directory()} has no room for {CODEC}; free some space or set HF_HUB_CACHE to another disk"
+            ) from error
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
+        if revision is not None:
+            raise UnavailableError(
+                f"revision {revision!r} of the Space {_CODEC_SPACE} could not be downloaded ({reason}); leave it out "
+                "for main, or check the connection"
+            ) from error
+        return _download_codec(reason)
+    load_codec(path)
+    return path
+
+
+def _download_codec(reason: str) -> Path:
+    """The codec's file out of the bucket; `reason` says why the Space did not give it."""
+    import http.client
+    import urllib.request
+
+    from paligemma.checkpoints.mask_codec import load_codec
+    from paligemma.checkpoints.safetensors_io import writing
+
+    path = _codec_of_bucket()
+    try:
+        with urllib.request.urlopen(_CODEC_URL, timeout=60) as answer:
+            data = answer.read(_CODEC_LIMIT_BYTES)
+            announced = int(answer.headers.get("Content-Length", len(data)))
+            if announced != len(data):
+                raise OSError(f"{len(data):,} of {announced:,} bytes came")
+    except (OSError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
+        raise UnavailableError(
+            f"{CODEC} could not be downloaded, neither from {_HUB}/spaces/{_CODEC_SPACE} ({reason}) nor from "
+            f"{_CODEC_URL} ({error}); check the connection and run the same command again"
+        ) from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{path.parent} cannot be made ({error.strerror}); check space and rights") from error
+    with writing([path]) as [partial]:
+        partial.write_bytes(data)
+        load_codec(partial)
+    return path

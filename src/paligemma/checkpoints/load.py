@@ -144,13 +144,18 @@ def _is_npz(path: Path) -> bool:
         return path.suffix == ".npz"
     if any(path.glob("*.safetensors")) or (path / "model.safetensors.index.json").is_file():
         return False
-    if any(path.glob("*.npz")):
+    if _npz_files(path):
         return True
     pickles = sorted(file.name for suffix in PICKLES for file in path.glob(f"*{suffix}"))
     held = f"only {pickles[0]}, a pickle that is never opened" if pickles else "no weights"
     raise CheckpointError(
         f"{path} holds {held}; expected model.safetensors or an .npz of big_vision; download one of these"
     )
+
+
+def _npz_files(directory: Path) -> list[Path]:
+    """The weight files of big_vision in a directory, without a mask codec beside them."""
+    return sorted(file for file in directory.glob("*.npz") if file.name not in hub.CODEC_FILES)
 
 
 def _open_hf(path: Path, variant_name: str | None) -> Opened:
@@ -188,7 +193,7 @@ def _no_config(directory: Path, files: TensorFiles) -> str:
 
 
 def _open_npz(path: Path, variant_name: str | None) -> Opened:
-    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    files = _npz_files(path) if path.is_dir() else [path]
     stacks = big_vision.read_stacks(files, str(path))
     if variant_name is not None:
         embedding = stacks.get("llm/embedder/input_embedding")

@@ -43,15 +43,18 @@ class Member:
     fortran_order: bool
 
 
-def read_members(paths: Iterable[Path]) -> dict[str, Member]:
+def read_members(paths: Iterable[Path], ignored: str | None = None) -> dict[str, Member]:
     """Every array of the files by its key without `params/`; only headers are read.
+
+    Args:
+        ignored: a pattern; arrays whose names begin so are passed over, whatever they hold.
 
     Raises:
         CheckpointError: not an npz, Python objects in it, a key that occurs twice, or a quantised array.
     """
     members: dict[str, Member] = {}
     for path in paths:
-        for member in _members_of(path):
+        for member in _members_of(path, ignored):
             key = member.name.removeprefix(_PREFIX)
             if key in members:
                 raise CheckpointError(
@@ -61,11 +64,12 @@ def read_members(paths: Iterable[Path]) -> dict[str, Member]:
     return members
 
 
-def _members_of(path: Path) -> list[Member]:
+def _members_of(path: Path, ignored: str | None) -> list[Member]:
     with _in_one_sentence(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         trained = any(name.startswith(_PREFIX) for name in names)
         wanted = [name for name in names if not (trained and _TRAINING_STATE.match(name.removesuffix(".npy")))]
+        wanted = [name for name in wanted if not (ignored and re.match(ignored, name))]
         found = []
         for name in wanted:
             if not name.endswith(".npy"):

@@ -111,7 +111,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-class _WithoutDrawing(TorchFunctionMode):
+class WithoutDrawing(TorchFunctionMode):
     """Skips initial values: on the meta device the first normal_() alone imports 800 modules, seconds for nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -122,7 +122,7 @@ class _WithoutDrawing(TorchFunctionMode):
 
 def empty_model(config: Config) -> PaliGemmaModel:
     """The architecture without memory: every parameter on the meta device."""
-    with torch.device("meta"), _WithoutDrawing():
+    with torch.device("meta"), WithoutDrawing():
         return PaliGemmaModel(config).eval()
 
 
