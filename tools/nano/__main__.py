@@ -1,4 +1,4 @@
-"""Command line: `python -m tools.nano train --see 12 --speak 70`, then `python -m tools.nano bundle`."""
+"""Command line: `python -m tools.nano masks`, then `train --see 12 --speak 70`, then `bundle`."""
 
 import argparse
 import json
@@ -27,6 +27,14 @@ def train(arguments: argparse.Namespace) -> None:
     run.go("see", see)
     run.go("speak", speak)
     run.go("polish", replace(speak, minutes=arguments.polish, lr=5e-4))
+    run.go("again", replace(speak, minutes=arguments.again, lr=9e-4))
+
+
+def masks(arguments: argparse.Namespace) -> None:
+    from tools.nano.masks import train
+
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(train(arguments.folder, arguments.steps)))
 
 
 def bundle(arguments: argparse.Namespace) -> None:
@@ -43,13 +51,17 @@ def main() -> None:
     training.add_argument("--see", type=float, default=12, help="minutes of dense supervision of the vision tower")
     training.add_argument("--speak", type=float, default=70, help="minutes of language-model training")
     training.add_argument("--polish", type=float, default=11, help="minutes of the same at a lower rate")
+    training.add_argument("--again", type=float, default=0, help="minutes of a second round of speaking")
     training.add_argument("--threads", type=int, default=2)
     training.set_defaults(run=train)
+    coding = commands.add_parser("masks", help="train the mask codec, which speaking needs")
+    coding.add_argument("--steps", type=int, default=2600)
+    coding.set_defaults(run=masks)
     bundling = commands.add_parser("bundle", help="score the model on held-out scenes and put it into the package")
     bundling.add_argument("--target", type=Path, help="another folder than the package's")
     bundling.add_argument("--scenes", type=int, default=500)
     bundling.set_defaults(run=bundle)
-    for command in (training, bundling):
+    for command in (training, coding, bundling):
         command.add_argument("--folder", type=Path, default=Path("runs/nano"))
     arguments = parser.parse_args()
     arguments.run(arguments)

@@ -1,6 +1,7 @@
-"""Puts a trained run into the package: weights in bfloat16, tokenizer, and a record of how it was made and scores."""
+"""Puts a trained run into the package: weights in bfloat16, tokenizer, mask codec, and a record of how it was made and scores."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ def bundle(folder: Path, target: Path = TARGET, scenes: int = 500) -> dict:
     model.load_state_dict(load_file(folder / "model.safetensors"))
     target.mkdir(parents=True, exist_ok=True)
     save(model, target, dtype=torch.bfloat16, tokenizer_path=folder / "tokenizer.json", overwrite=True)
+    shutil.copyfile(folder / "mask_codec.npz", target / "mask_codec.npz")
     figures = report(paligemma.load(target), scenes)
     progress = json.loads((folder / "progress.json").read_text())
     made = {"pictures": progress["seed"], "steps": progress["steps"], "seconds": progress["spent_s"]}

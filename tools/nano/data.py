@@ -3,15 +3,20 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from paligemma.checkpoints.mask_codec import load_codec
 from paligemma.config import IMAGE_SLOT, Config
+from paligemma.model import MaskCodec
+from paligemma.model.mask_codec import MASK_SIDE
 from paligemma.processor import Batch, Encoded, Processor
-from paligemma.scenes import COLORS, LABELS, Scene, draw_scene, examples
+from paligemma.scenes import COLORS, LABELS, Scene, Thing, draw_scene, examples
 from paligemma.tokenizer import LOCATIONS, Tokenizer
 
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -80,11 +85,23 @@ def token_rows(pairs: list[tuple[str, str]], processor: Processor) -> Batch:
     return processor.collate(rows, side="right")
 
 
+@torch.inference_mode()
+def mask_tokens(codec: MaskCodec, thing: Thing) -> str:
+    """The sixteen `<seg>` tokens of a thing, as a user's own mask would get them."""
+    side = len(thing.mask)
+    y0, x0, y1, x1 = (round(c * side) for c in thing.box)
+    cut = (
+        Image.fromarray(thing.mask[y0:y1, x0:x1]).convert("L").resize((MASK_SIDE, MASK_SIDE), Image.Resampling.BILINEAR)
+    )
+    codes = codec.encode(torch.from_numpy(np.asarray(cut, np.float32) / 255)[None])[0]
+    return "".join(f"<seg{code:03d}>" for code in codes.tolist())
+
+
 class Stream(torch.utils.data.IterableDataset):
     """Batches from seed `start` on; each seed is used once."""
 
-    def __init__(self, config: Config, tokenizer: Path, images: int, prompts: int, start: int):
-        self.config, self.tokenizer = config, tokenizer
+    def __init__(self, config: Config, tokenizer: Path, codec: Path, images: int, prompts: int, start: int):
+        self.config, self.tokenizer, self.codec = config, tokenizer, codec
         self.images, self.prompts, self.start = images, prompts, start
 
     def __iter__(self) -> Iterator[TrainingBatch]:
@@ -93,6 +110,7 @@ class Stream(torch.utils.data.IterableDataset):
         processor = Processor(
             Tokenizer.load(self.tokenizer), image_size_px=vision.image_size_px, num_image_tokens=vision.num_image_tokens
         )
+        codec = load_codec(self.codec)
         worker = torch.utils.data.get_worker_info()
         workers, mine = (worker.num_workers, worker.id) if worker else (1, 0)
         block = mine
@@ -103,6 +121,6 @@ class Stream(torch.utils.data.IterableDataset):
             truth = dense_truth(scenes, vision.grid_size)
             pairs = []
             for seed, scene in enumerate(scenes, first):
-                pairs += examples(scene, random.Random(~seed), self.prompts)
+                pairs += examples(scene, random.Random(~seed), self.prompts, partial(mask_tokens, codec))
             yield TrainingBatch(pixels, truth, token_rows(pairs, processor))
             block += workers

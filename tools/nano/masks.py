@@ -87,7 +87,7 @@ class Codebook:
         self.codec.embedding.copy_(self.total / self.count[:, None])
 
 
-def train(folder: Path, steps: int, pool: int = 40_000, batch: int = 128) -> dict[str, float]:
+def train(folder: Path, steps: int, pool: int = 20_000, batch: int = 64) -> dict[str, float]:
     """Writes `folder/mask_codec.npz` and returns how well 1,000 held-out masks of drawings and shapes come back."""
     torch.manual_seed(0)
     codec = MaskCodec(CONFIG)
@@ -100,11 +100,15 @@ def train(folder: Path, steps: int, pool: int = 40_000, batch: int = 128) -> dic
     optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.0)
     began = time.monotonic()
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 1.5e-3 * min(1, step / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = 2e-3 * min(1, step / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
         wanted = masks[torch.randint(pool, (batch,))].float() / 255
-        features = codec.features(wanted)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = codec.features(wanted)
+        features = features.float()
         passed, codes = quantised(codec, features)
-        miss = F.mse_loss(codec.decode_features(passed), 2 * wanted - 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            back = codec.decode_features(passed)
+        miss = F.mse_loss(back.float(), 2 * wanted - 1)
         commitment = F.mse_loss(features, codec.embedding[codes].detach())
         (miss + COMMITMENT * commitment).backward()
         optimizer.step()

@@ -24,6 +24,7 @@ from paligemma.model import AttentionMask, PaliGemmaModel
 from paligemma.scenes import COLORS
 
 SAVE_EVERY_S = 180
+MASK_TOKEN_WEIGHT = 0.25  # sixteen of them in each object would drown the rest
 LOC_SPREAD_BINS = 5.0  # a location answer a few bins off is nearly right: targets are a narrow bell, not a spike
 
 
@@ -87,7 +88,7 @@ def initialise(model: PaliGemmaModel, seed: int) -> None:
 
 
 def speak_loss(model: PaliGemmaModel, features: Tensor, batch: TrainingBatch, prompts: int) -> Tensor:
-    """Mean over all suffix tokens; location tokens have a bell of `LOC_SPREAD_BINS` as their target."""
+    """Weighted mean over all suffix tokens; location tokens have a bell of `LOC_SPREAD_BINS` as their target."""
     rows = batch.rows
     mask = AttentionMask.prefix_lm(rows.mask_ar, rows.mask_input)
     x = model.embed(rows.tokens, features.repeat_interleave(prompts, dim=0))
@@ -97,11 +98,12 @@ def speak_loss(model: PaliGemmaModel, features: Tensor, batch: TrainingBatch, pr
     log_p = F.log_softmax(model.language_model.logits(hidden[:, :-1][wanted]).float(), dim=-1)
     first = model.config.text.vocab_size - NUM_LOC_TOKENS - NUM_SEG_TOKENS
     is_loc = (target >= first) & (target < first + NUM_LOC_TOKENS)
-    plain = -log_p[~is_loc].gather(-1, target[~is_loc][:, None]).sum()
+    weight = torch.where(target >= first + NUM_LOC_TOKENS, MASK_TOKEN_WEIGHT, 1.0)
+    plain = -(weight[~is_loc] * log_p[~is_loc].gather(-1, target[~is_loc][:, None])[:, 0]).sum()
     bins = torch.arange(NUM_LOC_TOKENS)
     bell = torch.softmax(-0.5 * ((bins - (target[is_loc] - first)[:, None]) / LOC_SPREAD_BINS) ** 2, dim=-1)
     located = -(bell * log_p[is_loc][:, first : first + NUM_LOC_TOKENS]).sum()
-    return (plain + located) / len(target)
+    return (plain + located) / weight.sum()
 
 
 def parameter_groups(model: PaliGemmaModel, heads: DenseHeads, tower_scale: float) -> list[dict]:
@@ -149,7 +151,8 @@ class Run:
         (self.folder / "progress.json").write_text(json.dumps(self.progress))
 
     def batches(self, stage: Stage) -> Iterator[TrainingBatch]:
-        stream = Stream(self.config, self.tokenizer, stage.images, stage.prompts, self.progress["seed"])
+        codec = self.folder / "mask_codec.npz"
+        stream = Stream(self.config, self.tokenizer, codec, stage.images, stage.prompts, self.progress["seed"])
         return iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=6))
 
     def go(self, name: str, stage: Stage) -> None:
