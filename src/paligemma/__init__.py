@@ -18,6 +18,7 @@ _ROOMS = {
     "load": "api",
     "PaliGemma": "api",
     "Images": "api",
+    "EncodedImage": "api",
     "Query": "api",
     "AnswerStream": "api",
     "Answer": "results",

@@ -1,6 +1,7 @@
 """The public names for type checkers; `__init__.py` imports them lazily."""
 
 from paligemma.api import AnswerStream as AnswerStream
+from paligemma.api import EncodedImage as EncodedImage
 from paligemma.api import Images as Images
 from paligemma.api import PaliGemma as PaliGemma
 from paligemma.api import Query as Query

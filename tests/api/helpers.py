@@ -21,6 +21,7 @@ class Speaker:
         self.ids = model.tokenizer.encode(text, allow=frozenset({"locations"}))
         self.eos_id, self.finish_reason = model.tokenizer.eos_id, finish_reason
         self.prompts, self.samplings, self.calls = [], [], 0
+        self.runner = model.engine.runner
 
     def generate(self, prompts, samplings, *, batch_size):
         self.calls += 1

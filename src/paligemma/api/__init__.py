@@ -14,8 +14,8 @@ running.py    many queries -> batches            stream.py     one answer, piece
 
 from paligemma.api.loading import load
 from paligemma.api.model import PaliGemma
-from paligemma.api.pictures import Images
+from paligemma.api.pictures import EncodedImage, Images
 from paligemma.api.queries import Query
 from paligemma.api.stream import AnswerStream
 
-__all__ = ["AnswerStream", "Images", "PaliGemma", "Query", "load"]
+__all__ = ["AnswerStream", "EncodedImage", "Images", "PaliGemma", "Query", "load"]

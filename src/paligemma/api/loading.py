@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from paligemma.api.model import PaliGemma
+from paligemma.api.model import IMAGE_CACHE, PaliGemma
 from paligemma.checkpoints import resolve
 from paligemma.checkpoints.load import build_model, open_checkpoint
 from paligemma.checkpoints.placement import choose_device, choose_dtype
@@ -27,6 +27,7 @@ def load(
     revision: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     resize: str | None = None,
+    image_cache: int = IMAGE_CACHE,
 ) -> PaliGemma:
     """A model ready to answer: the bundled one, a directory or file, or a hub name that was pulled before.
 
@@ -38,6 +39,7 @@ def load(
         revision: of a hub name, default `main`.
         tokenizer: model, file or directory to take it from, for checkpoints without (big_vision's npz).
         resize: one of `pixels.RESIZES`; by default what the checkpoint says.
+        image_cache: how many pictures' features to remember (at most 512 MiB of them); 0 none.
 
     Raises:
         UnavailableError: not on this machine; says how to get it.
@@ -69,5 +71,6 @@ def load(
         )
     model = build_model(opened, chosen, place)
     return PaliGemma(
-        model, processor, name=opened.name or str(name), variant=VARIANTS.get(opened.name or ""), notes=notes
-    )
+        model, processor, name=opened.name or str(name), variant=VARIANTS.get(opened.name or ""), notes=notes,
+        image_cache=image_cache,
+    )  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any, Literal, Unpack, overload
 
 import torch
 
+from paligemma.api.encoding import ImageEncoder
 from paligemma.api.options import CaptionOptions, FreeOptions, Options, check_batch_size
-from paligemma.api.pictures import Many, One, examples_of
+from paligemma.api.pictures import EncodedImage, Many, One, examples_of
 from paligemma.api.queries import Query
 from paligemma.api.requests import make_request
 from paligemma.api.running import OnError, answers
@@ -26,6 +27,8 @@ from paligemma.tasks.segment import REFCOCO
 from paligemma.tasks.text import BARE_QUESTIONS
 from paligemma.tokenizer import Tokenizer
 
+IMAGE_CACHE = 64  # pictures remembered unless told otherwise
+
 
 class PaliGemma:
     """A model that answers about pictures; made by `load`.
@@ -35,6 +38,7 @@ class PaliGemma:
 
     Args:
         notes: what `load` had to say, such as a changed number type.
+        image_cache: how many pictures' features to remember; 0 none.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class PaliGemma:
         name: str,
         variant: Variant | None = None,
         notes: Sequence[Notice] = (),
+        image_cache: int = IMAGE_CACHE,
     ):
         self.model, self.processor, self.name, self.variant = model, processor, name, variant
         self.notes = tuple(notes)
@@ -54,6 +59,7 @@ class PaliGemma:
         if tokenizer.image_id is not None and tokenizer.image_id < text.embedding_rows:
             unspoken.add(tokenizer.image_id)
         self.engine = Engine(model, eos_id=tokenizer.eos_id, forbidden_ids=sorted(unspoken))
+        self.encoder = ImageEncoder(self, image_cache)
 
     @property
     def config(self) -> Config:
@@ -180,7 +186,21 @@ class PaliGemma:
             more["bare"] = True
         return TASKS[task].prompt(*words, **more)
 
-    # --- many queries ---
+    # --- many questions ---
+
+    @overload
+    def encode(self, images: One) -> EncodedImage: ...
+    @overload
+    def encode(self, images: Many) -> list[EncodedImage]: ...
+    def encode(self, images: Any) -> Any:
+        """Runs the vision tower alone; every verb takes the result in place of the picture, and skips the tower.
+
+        Raises:
+            InputError: no picture, or one that cannot be read. ResourceError: out of memory.
+        """
+        many, examples = examples_of(images)
+        encoded = self.encoder.encode(examples)
+        return encoded if many else encoded[0]
 
     @overload
     def run(

@@ -13,10 +13,8 @@ import torch
 from PIL import Image
 
 from paligemma.api.options import sampling_of
-from paligemma.api.pictures import path_of, pictures_of
 from paligemma.api.queries import Query
 from paligemma.engine import Generation, Sampling
-from paligemma.images import open_image
 from paligemma.processor import Encoded
 from paligemma.results import Answer, Detections, Notice
 from paligemma.tasks import TASKS, Prompt, lint, task_of
@@ -49,11 +47,11 @@ def make_request(model: "PaliGemma", query: Query) -> Request:
     """
     began = time.perf_counter()
     query.check()
-    sources, options = pictures_of(query.images), query.options
-    prompt, start = prompt_of(model, query), options.get("start", "")
-    pictures = tuple(open_image(source) for source in sources)
+    options, prompt = query.options, prompt_of(model, query)
+    pictures = model.encoder.opened(query.images)
     limit = model.config.text.max_positions
-    encoded = model.processor.encode(pictures, prompt.text, allow=prompt.allow, max_tokens=limit - 1)
+    encoded = model.encoder.row(pictures, prompt, limit - 1)
+    start = options.get("start", "")
     if start:
         encoded = _continued(encoded, model.tokenizer.encode(start, allow=prompt.allow))
     room = limit - len(encoded.tokens)
@@ -63,8 +61,8 @@ def make_request(model: "PaliGemma", query: Query) -> Request:
         prompt=prompt,
         start=start,
         encoded=encoded,
-        images=pictures,
-        paths=tuple(path_of(source) for source in sources),
+        images=tuple(picture.image for picture in pictures),
+        paths=tuple(picture.path for picture in pictures),
         sampling=sampling_of(options, min(_max_tokens(model, prompt), max(1, room))),
         loc_divisor=options.get("loc_divisor", 1023),
         warnings=tuple(warnings),

@@ -64,7 +64,7 @@ def _decoded(
     began = time.perf_counter()
     try:
         generations = model.engine.generate(
-            [request.encoded for request in requests],
+            model.encoder.with_features([request.encoded for request in requests]),
             [request.sampling for request in requests],
             batch_size=min(batch_size, len(requests)),
         )

@@ -41,9 +41,10 @@ def stream_answer(model: "PaliGemma", request: Request) -> AnswerStream:
     """Starts decoding one request.
 
     Raises:
-        UsageError: beams, which have no answer before the end.
+        UsageError: beams, which have no answer before the end. ResourceError: out of memory.
     """
-    tokens = model.engine.stream(request.encoded, request.sampling)
+    (row,) = model.encoder.with_features([request.encoded])
+    tokens = model.engine.stream(row, request.sampling)
     finished: list[Answer] = []
 
     def pieces() -> Iterator[str]:
