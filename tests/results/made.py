@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from paligemma.results import Box, Detections
+from paligemma.results import Box, Detections, Mask
 
 
 def picture(width: int, height: int, shade: int = 255) -> Image.Image:
@@ -37,3 +37,23 @@ def filled(rings: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
             for row in range(max(0, int(np.ceil(min(y1, y2) - 0.5))), min(height, int(np.ceil(max(y1, y2) - 0.5)))):
                 inside[row] ^= x > x1 + (row + 0.5 - y1) * (x2 - x1) / (y2 - y1)
     return inside
+
+
+def segmented(seed: int = 0, *, path: str | None = "shots/a.png", size: tuple[int, int] = (60, 40)) -> Detections:
+    """A picture with two boxes that have masks and scores, and one with neither."""
+    width, height = size
+    pixels = np.zeros((height, width), dtype=bool)
+    pixels[2 : height // 2, 3 : width // 2] = blob(height // 2 - 2, width // 2 - 3, seed)
+    masks = [Mask.from_array(pixels), Mask.from_array(np.roll(pixels, (height // 3, width // 3), axis=(0, 1)))]
+    boxes = [
+        Box(
+            label=label, box_yxyx_norm=mask.box_yxyx_norm, image_size_px=size, score=score, raw_score=score / 2,
+            mask_score=0.5, mask=mask, mask_codes=tuple(range(16)), loc=(1, 2, 3, 4),
+        )
+        for label, score, mask in zip(("cat", "grüner Hund"), (0.9, 0.25), masks, strict=True)
+    ]  # fmt: skip
+    boxes.append(Box(label="cat", box_yxyx_norm=(0.25, 0.5, 0.75, 1.0), image_size_px=size))
+    return Detections(
+        text="cat ; grüner Hund ; cat", raw="<loc...>", task="segment", prompt="segment cat ; grüner Hund",
+        model="nano", image_size_px=size, images=(picture(*size, 200),), paths=(path,), boxes=tuple(boxes), score=0.01,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.results.made import detections, picture
@@ -23,7 +24,7 @@ def test_answer_json_has_no_pictures_and_tokens_only_when_asked():
     assert row["images"] == [{"path": "a.png", "width": 7, "height": 5}]
     assert row["warnings"] == [{"code": "cut", "message": "cut off"}]
     assert row["timing"] == {"generate": 0.25}
-    assert "tokens" not in row
+    assert (row["score"], "tokens" in row) == (None, False)
     full = json.loads(answer.to_json(with_tokens=True))
     assert (full["tokens"], full["logprobs"]) == ([5, 6], [-0.5, -1.0])
     assert str(answer) == "eine Straße"
@@ -38,3 +39,29 @@ def test_save_by_suffix(tmp_path):
         found.save(tmp_path / "a.docx")
     with pytest.raises(ResourceError, match="cannot write"):
         found.save(tmp_path / "missing" / "a.png")
+
+
+def test_sizes_are_known_without_the_pictures():
+    answer = Answer(text="", raw="", task="ask", prompt="", image_size_px=(7, 5), paths=("a.png", "b.png"), score=0.5)
+    assert answer.to_dict()["images"] == [
+        {"path": "a.png", "width": 7, "height": 5}, {"path": "b.png", "width": None, "height": None},
+    ]  # fmt: skip
+    assert answer.to_dict()["score"] == 0.5
+    assert Answer(text="", raw="", task="ask", prompt="").to_dict()["images"] == []
+
+
+def test_csv_and_crisp_jpegs_are_saved(tmp_path):
+    found = detections(900, 700, ("cat", (0.1, 0.1, 0.5, 0.5)))
+    assert found.save(tmp_path / "a.csv").read_text() == found.to_csv()
+    drawn = np.asarray(found.plot()).astype(int)
+    saved = np.asarray(Image.open(found.save(tmp_path / "a.jpg"))).astype(int)
+    assert np.abs(saved - drawn).mean() < 1
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    monkeypatch.setattr(Answer, "to_json", lambda *a, **b: 7)
+    with pytest.raises(TypeError):
+        Answer(text="", raw="", task="ask", prompt="").save(path)
+    assert path.read_text() == "old"

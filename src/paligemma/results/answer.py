@@ -7,9 +7,11 @@ from typing import Any
 
 from PIL import Image
 
-from paligemma.errors import ResourceError, UsageError
+from paligemma.errors import UsageError
 from paligemma.results.drawing import contact_sheet, enlarged, with_strip
+from paligemma.results.files import told, writing
 from paligemma.results.notice import Notice
+from paligemma.results.tables import ANSWER_COLUMNS, answer_row, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,6 @@ class Answer:
 
     def to_dict(self, *, with_tokens: bool = False) -> dict[str, Any]:
         """Plain data for JSON, pictures by path and size only; `with_tokens` adds `tokens` and `logprobs`."""
-        paths = self.paths or (None,) * len(self.images)
-        images = [
-            {"path": path, "width": image.width, "height": image.height}
-            for path, image in zip(paths, self.images, strict=True)
-        ]
         row: dict[str, Any] = {
             "model": self.model,
             "task": self.task,
@@ -66,7 +63,7 @@ class Answer:
             "score": None if self.score is None else round(self.score, 6),
             "finish_reason": self.finish_reason,
             "truncated": self.truncated,
-            "images": images,
+            "images": self._image_rows(),
             "warnings": [notice.to_dict() for notice in self.warnings],
             "timing": {key: round(seconds, 6) for key, seconds in self.timing.items()},
         }
@@ -74,6 +71,18 @@ class Answer:
             row["tokens"] = None if self.tokens is None else list(self.tokens)
             row["logprobs"] = None if self.logprobs is None else [round(p, 6) for p in self.logprobs]
         return row
+
+    def _image_rows(self) -> list[dict[str, Any]]:
+        """Path and size of each picture; of pictures that were let go, the first one's size is still known."""
+        count = max(len(self.images), len(self.paths), self.image_size_px is not None)
+        paths = self.paths or (None,) * count
+        sizes: list[tuple[int, int] | None] = [image.size for image in self.images]
+        if count and not sizes:
+            sizes = [self.image_size_px, *[None] * (count - 1)]
+        return [
+            {"path": path, "width": size and size[0], "height": size and size[1]}
+            for path, size in zip(paths, sizes, strict=True)
+        ]
 
     def to_json(self, *, indent: int | None = None, with_tokens: bool = False) -> str:
         """`to_dict` as JSON text, in UTF-8 characters and not in escapes."""
@@ -88,25 +97,27 @@ class Answer:
         sheet, _ = enlarged(contact_sheet(self.images))
         return with_strip(sheet, self.prompt, self.text or "(empty answer)")
 
+    def to_csv(self) -> str:
+        """A head and one row: `image, task, prompt, text, score, finish_reason`."""
+        return table(ANSWER_COLUMNS, [answer_row(self)])
+
     def save(self, path: str | Path) -> Path:
-        """Writes the answer: `.json` its data, `.txt` its text, any picture suffix its plot.
+        """Writes the answer: `.json` its data, `.csv` its rows, `.txt` its text, any picture suffix its plot.
 
         Raises:
-            UsageError: a suffix that is neither.
+            UsageError: another suffix.
             ResourceError: the file cannot be written.
         """
         path = Path(path)
         suffix = path.suffix.lower()
-        try:
-            if suffix == ".json":
-                path.write_text(self.to_json(indent=2) + "\n", encoding="utf-8")
-            elif suffix == ".txt":
-                path.write_text(self.text + "\n", encoding="utf-8")
-            elif Image.registered_extensions().get(suffix) in Image.SAVE:
-                self.plot().save(path)
-            else:
-                raise UsageError(f"cannot tell from {path.name!r} what to write; end it in .png, .jpg, .json or .txt")
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ResourceError(f"cannot write {path} ({reason}); choose a folder with space and permission") from error
+        texts = {".json": lambda: self.to_json(indent=2) + "\n", ".csv": self.to_csv, ".txt": lambda: self.text + "\n"}
+        if suffix in texts:
+            with writing(path) as file:
+                file.write(texts[suffix]())
+        elif Image.registered_extensions().get(suffix) in Image.SAVE:
+            crisp: dict[str, Any] = {"quality": 92, "subsampling": 0} if suffix in (".jpg", ".jpeg") else {}
+            with told(path):
+                self.plot().save(path, **crisp)
+        else:
+            raise UsageError(f"cannot tell from {path.name!r} what to write; end it in .png, .jpg, .json, .csv or .txt")
         return path

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -10,7 +11,13 @@ from PIL import Image
 from paligemma.errors import InputError, UsageError
 from paligemma.results.answer import Answer
 from paligemma.results.boxes import Box
+from paligemma.results.coco import Segmentation, to_coco
+from paligemma.results.cutouts import save_crops, save_masks
 from paligemma.results.drawing import contact_sheet, draw_boxes, enlarged, with_strip
+from paligemma.results.interchange import to_pipeline, to_supervision
+from paligemma.results.labelstudio import Masks, to_labelstudio
+from paligemma.results.tables import OBJECT_COLUMNS, object_rows, table
+from paligemma.results.yolo import to_yolo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,3 +177,73 @@ class Detections(Answer):
             return with_strip(sheet, self.prompt, "nothing found")
         draw_boxes(sheet, self.boxes, scale)
         return sheet
+
+    # --- other formats; `paligemma.results.export` writes those of many pictures into one file ---
+
+    def to_csv(self) -> str:
+        """A head and a row for each box, edges in pixels; the columns are `tables.OBJECT_COLUMNS`."""
+        return table(OBJECT_COLUMNS, object_rows(self))
+
+    def to_coco(self, *, classes: Sequence[str] | None = None, segmentation: Segmentation = "rle") -> dict[str, Any]:
+        """COCO's `images`, `annotations` (with `score`) and `categories`; masks as `rle` or `polygons`.
+
+        Args:
+            classes: names of categories 1, 2, ...; by default labels in order of appearance.
+
+        Raises:
+            UsageError: a label that is none of the given classes.
+        """
+        return to_coco([self], classes=classes, segmentation=segmentation)
+
+    def to_yolo(self, *, classes: Sequence[str] | None = None, masks: bool = False, scores: bool = False) -> str:
+        """YOLO's lines: class, middle, width and height (or with `masks` an outline) as fractions; `scores` last.
+
+        Args:
+            classes: names of classes 0, 1, ...; by default labels in order of appearance.
+
+        Raises:
+            UsageError: a label that is none of the given classes.
+        """
+        return to_yolo(self, classes=classes, masks=masks, scores=scores)
+
+    def to_labelstudio(self, *, masks: Masks = "brush", url_prefix: str = "") -> dict[str, Any]:
+        """A Label Studio task with these boxes as its prediction; masks as `brush`, `polygon` or `none`.
+
+        Args:
+            url_prefix: put before the picture's path, such as "/data/local-files/?d=".
+        """
+        return to_labelstudio(self, masks=masks, url_prefix=url_prefix)
+
+    def to_supervision(self, *, classes: Sequence[str] | None = None) -> Any:
+        """`supervision.Detections` with `xyxy`, `mask`, `confidence`, `class_id` and `data["class_name"]`.
+
+        Raises:
+            UnavailableError: supervision is not installed.
+            UsageError: a label that is none of the given classes.
+        """
+        return to_supervision(self, classes=classes)
+
+    def to_pipeline(self) -> list[dict[str, Any]]:
+        """A list as Hugging Face's pipelines give it: `{"score", "label", "box": {"xmin", ...}}`, `"mask"` if any."""
+        return to_pipeline(self)
+
+    def save_crops(self, folder: str | Path, *, margin: float = 0.0, masked: bool = False) -> list[Path]:
+        """Writes each box's part of the picture as PNG and gives the paths, in order.
+
+        Args:
+            margin: how much more on each side, as a fraction of the box.
+            masked: transparent outside the mask.
+
+        Raises:
+            UsageError: the answer holds no picture.
+            ResourceError: a file cannot be written.
+        """
+        return save_crops(self, folder, margin=margin, masked=masked)
+
+    def save_masks(self, folder: str | Path) -> list[Path]:
+        """Writes each mask as black and white PNG of the picture's size and gives the paths, in order.
+
+        Raises:
+            ResourceError: a file cannot be written.
+        """
+        return save_masks(self, folder)

@@ -22,8 +22,20 @@ def outlines(mask: np.ndarray, tolerance_px: float = 0.0) -> list[np.ndarray]:
         inside = _left_of(hole[-1], hole[0])
         around = [i for i, ring in enumerate(outer) if _surrounds(ring, inside)]
         home = min(around, key=lambda i: area(outer[i]))
-        joined[home] = _with_hole(joined[home], _simplified(hole, tolerance_px))
+        joined[home] = _joined(joined[home], _simplified(hole, tolerance_px))
     return [ring.astype(np.float64) for ring in joined]
+
+
+def as_one(rings: list[np.ndarray]) -> np.ndarray:
+    """All parts in one ring, joined by cuts of no width; the filling stays the same.
+
+    Args:
+        rings: float[n, 2] each, at least one.
+    """
+    whole = rings[0]
+    for ring in rings[1:]:
+        whole = _joined(whole, ring)
+    return whole
 
 
 def area(ring: np.ndarray) -> float:
@@ -92,11 +104,11 @@ def _surrounds(ring: np.ndarray, point: tuple[float, float]) -> bool:
     return bool(crossed.sum() % 2)
 
 
-def _with_hole(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The ring with a way to the hole, round it and back, at their nearest corners."""
-    distance = ((ring[:, None, :].astype(np.float64) - hole[None, :, :]) ** 2).sum(axis=2)
+def _joined(ring: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The ring with a way to another, round that and back, at their nearest corners."""
+    distance = ((ring[:, None, :].astype(np.float64) - other[None, :, :]) ** 2).sum(axis=2)
     at, into = np.unravel_index(int(distance.argmin()), distance.shape)
-    round_trip = np.concatenate([hole[into:], hole[: into + 1]])
+    round_trip = np.concatenate([other[into:], other[: into + 1]])
     return np.concatenate([ring[: at + 1], round_trip, ring[at:]])
 
 
