@@ -24,6 +24,7 @@ _ROOMS = {
     "Answer": "results",
     "Detections": "results",
     "Box": "results",
+    "Mask": "results",
     "Notice": "results",
     "Config": "config",
     "Variant": "config",

@@ -19,6 +19,7 @@ from paligemma.processor import Processor as Processor
 from paligemma.results import Answer as Answer
 from paligemma.results import Box as Box
 from paligemma.results import Detections as Detections
+from paligemma.results import Mask as Mask
 from paligemma.results import Notice as Notice
 from paligemma.tokenizer import Tokenizer as Tokenizer
 

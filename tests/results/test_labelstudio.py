@@ -49,8 +49,8 @@ def test_long_runs_are_cut():
 
 def test_places_are_percent_and_names_fit_the_configuration():
     found = segmented()
-    task = to_labelstudio(found, url_prefix="/data/local-files/?d=")
-    assert task["data"] == {"image": "/data/local-files/?d=shots/a.png"}
+    task = to_labelstudio(found, url_prefix="https://example.org/")
+    assert task["data"] == {"image": "https://example.org/shots/a.png"}
     (prediction,) = task["predictions"]
     assert (prediction["model_version"], prediction["score"]) == ("nano", 0.575)
     assert [region["type"] for region in prediction["result"]] == ["brushlabels", "brushlabels", "rectanglelabels"]

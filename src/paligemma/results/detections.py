@@ -210,7 +210,7 @@ class Detections(Answer):
         """A Label Studio task with these boxes as its prediction; masks as `brush`, `polygon` or `none`.
 
         Args:
-            url_prefix: put before the picture's path, such as "/data/local-files/?d=".
+            url_prefix: put before the picture's path, such as "https://example.org/pictures/".
         """
         return to_labelstudio(self, masks=masks, url_prefix=url_prefix)
 
