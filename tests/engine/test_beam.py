@@ -25,7 +25,7 @@ def search_table(search: Search, table: Table) -> list[Generation]:
     while rows:
         step = Step.of(torch.tensor([table(row) for row in rows]).log(), nothing)
         advance = search.advance(step)
-        rows = [(*rows[parent], token) for parent, token in zip(*advance, strict=True)]
+        rows = [(*rows[parent], *chain.tokens) for parent, chain in zip(*advance, strict=True)]
     return search.results()
 
 
@@ -50,7 +50,7 @@ def test_big_vision_goes_on_when_the_likeliest_token_is_eos() -> None:
     table = {(): (0.3, 0.0, 0.7), (A,): (0.9, 0.0, 0.1)}
     search = big_vision(1, 3)
     advance = search.advance(Step.of(torch.tensor([table[()]]).log(), torch.tensor([], dtype=torch.int64)))
-    assert advance.tokens == [], "0.3 < 0.7: nothing can still win"
+    assert advance.chains == [], "0.3 < 0.7: nothing can still win"
     table = {(): (0.45, 0.0, 0.55), (A,): (0.0, 0.0, 1.0)}
     (found,) = search_table(big_vision(1, 3), lambda row: table[row])
     assert found.tokens == []
@@ -80,7 +80,7 @@ def test_eos_among_the_best_tokens_costs_no_beam() -> None:
     table = {(): (0.35, 0.25, 0.4), (A,): (0.9, 0.05, 0.05), (B,): (0.5, 0.0, 0.5)}
     search = big_vision(2, 5)
     advance = search.advance(Step.of(torch.tensor([table[()]]).log(), torch.tensor([], dtype=torch.int64)))
-    assert advance.tokens == [], "0.35 cannot beat 0.4 any more"
+    assert advance.chains == [], "0.35 cannot beat 0.4 any more"
     assert [beam.tokens for beam in search.live] == [[A], [B]]
 
 

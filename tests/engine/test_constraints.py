@@ -91,5 +91,5 @@ def test_the_same_tuple_is_read_once() -> None:
 def test_equal_tuples_at_the_same_address_are_not_mixed_up() -> None:
     rule = Rule(Lists(), num_ids=40)
     for i in range(2000):  # new tuples, of which Python would put many at one address
-        rule.constraint = Lists(tuple([i % 30, i % 30 + 1]))
+        rule.constraint = Lists((i % 30, i % 30 + 1))
         assert ids_of(rule.choice(0)) == [i % 30, i % 30 + 1]

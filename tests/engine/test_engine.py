@@ -2,7 +2,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,10 +182,8 @@ def test_forbidden_rows_are_never_produced_even_when_they_score_highest(settings
 def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, prompts = engine_of(1), prompts_of(1, [(1, 3, 0)] * 4)
     sizes = []
-    decode = engine.runner.decode
-    monkeypatch.setattr(
-        engine.runner, "decode", lambda batch, tokens: sizes.append(len(batch)) or decode(batch, tokens)
-    )
+    feed = engine.runner.feed
+    monkeypatch.setattr(engine.runner, "feed", lambda batch, chains: sizes.append(len(batch)) or feed(batch, chains))
     engine.generate(prompts, [Sampling(max_tokens=n) for n in (1, 2, 2, 4)])
     assert sizes == [3, 1, 1]
 
@@ -211,10 +208,13 @@ def test_nothing_in_nothing_out() -> None:
 
 
 def test_an_image_encoded_once_can_be_asked_often() -> None:
-    engine, (prompt,) = engine_of(2), prompts_of(2, [(1, 4, 0)])
-    want = engine.generate([prompt], Sampling(max_tokens=4))[0].tokens
-    asked = SimpleNamespace(**{**vars(prompt), "pixels": None}, features=engine.runner.encode_images(prompt.pixels))
-    assert [g.tokens for g in engine.generate([asked, prompt, asked], Sampling(max_tokens=4))] == [want] * 3
+    engine, prompts = engine_of(2), prompts_of(2, [(1, 4, 0), (2, 3, 1)])
+    asked = [replace(p, pixels=None, features=engine.runner.encode_images(p.pixels)) for p in prompts]
+    mixed = [asked[0], prompts[1], asked[1], prompts[0], asked[0]]
+    want = [engine.generate([p], Sampling(max_tokens=6))[0] for p in prompts]
+    for got, i in zip(engine.generate(mixed, Sampling(max_tokens=6)), (0, 1, 1, 0, 0), strict=True):
+        assert got.tokens == want[i].tokens
+        assert got.logprobs == pytest.approx(want[i].logprobs, abs=1e-5)
 
 
 def test_wrong_requests_are_refused_before_anything_runs() -> None:

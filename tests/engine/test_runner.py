@@ -84,7 +84,7 @@ def test_features_can_be_given_instead_of_pixels() -> None:
     runner = Runner(model)
     _, want = runner.prefill(prompts, 0)
     features = runner.encode_images(prompts[1].pixels)
-    prompts[1] = SimpleNamespace(**{**vars(prompts[1]), "pixels": None}, features=features)
+    prompts[1] = replace(prompts[1], pixels=None, features=features)
     _, got = runner.prefill(prompts, 0)
     torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
     runner.check(prompts[1], "it")

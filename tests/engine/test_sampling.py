@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paligemma.engine.sampling import Sampling, Single, Step, distribution, draw, keep_top_k, keep_top_p
+from paligemma.engine.sampling import Chain, Sampling, Single, Step, distribution, draw, keep_top_k, keep_top_p
 from paligemma.errors import UsageError
 
 NOTHING = torch.tensor([], dtype=torch.int64)
@@ -96,7 +96,7 @@ def test_greedy_takes_the_best_allowed_token() -> None:
 def test_a_seed_repeats_itself_and_another_does_not() -> None:
     def tokens(seed: int, answer: int = 0) -> list[int]:
         search = Single(Sampling(temperature=1.0, seed=seed, max_tokens=20), {99}, answer)
-        while search.advance(step_of(*[0.1] * 10)).tokens:
+        while search.advance(step_of(*[0.1] * 10)).chains:
             pass
         return search.results()[0].tokens
 
@@ -107,8 +107,8 @@ def test_a_seed_repeats_itself_and_another_does_not() -> None:
 
 def test_eos_ends_and_is_counted_in_the_score_only() -> None:
     search = Single(Sampling(max_tokens=5), {1})
-    assert search.advance(step_of(0.2, 0.1, 0.7)).tokens == [2]
-    assert search.advance(step_of(0.2, 0.7, 0.1)).tokens == []
+    assert search.advance(step_of(0.2, 0.1, 0.7)).chains == [Chain([2])]
+    assert search.advance(step_of(0.2, 0.7, 0.1)).chains == []
     (generation,) = search.results()
     assert generation.tokens == [2]
     assert generation.finish_reason == "stop"

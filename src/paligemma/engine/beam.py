@@ -1,6 +1,7 @@
 """Beam search for one request, in the two ways of the reference implementations.
 
-In: one `Step` after another, one row per live beam, best first. Out: which beams go on with which tokens.
+In: one `Step` after another, one row per live beam, best first. Out: which beams go on with which tokens. A constraint
+forbids what it does not allow; each beam has a state of its own. Forced tokens are fed one by one, like others.
 
     hf          finished beams compete by sum of log-probabilities / length ** length_penalty; the n best of them come
                 back; stops when the best live beam at today's length cannot beat the worst of n finished ones
@@ -12,24 +13,30 @@ Source: big_vision `predict_fns.py` `_beam_decode`; Hugging Face transformers 5.
 """
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from paligemma.engine.sampling import DONE, Advance, Generation, Sampling, Step
+from paligemma.engine.constraints import FREE, Choice, Rule
+from paligemma.engine.sampling import DONE, Advance, Chain, Generation, Sampling, Scored, Step
 from paligemma.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Beam:
-    """A partial answer: its tokens (with eos, if it ended), their log-probabilities and their sum."""
+    """A partial answer: its tokens (with eos, if it ended), their log-probabilities, their sum, its grammar's state."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     total: float = 0.0
+    state: Any = None
 
     def extended(self, token: int, logprob: float, total: float) -> "Beam":
-        return Beam([*self.tokens, token], [*self.logprobs, logprob], total)
+        return Beam([*self.tokens, token], [*self.logprobs, logprob], total, self.state)
+
+    def advanced(self, rule: Rule) -> "Beam":
+        """The same beam with its state moved over its newest token."""
+        return replace(self, state=rule.advance(self.state, self.tokens[-1]))
 
 
 @dataclass(frozen=True)
@@ -38,24 +45,44 @@ class Finished:
     score: float
     finish_reason: Literal["stop", "length"]
 
-    def generation(self) -> Generation:
-        tokens = self.beam.tokens[:-1] if self.finish_reason == "stop" else self.beam.tokens
+    def generation(self, steps: int) -> Generation:
         return Generation(
-            tokens=tokens, logprobs=self.beam.logprobs, finish_reason=self.finish_reason, score=self.score
+            tokens=self.beam.tokens[:-1] if self.finish_reason == "stop" else self.beam.tokens,
+            logprobs=self.beam.logprobs,
+            finish_reason=self.finish_reason,
+            score=self.score,
+            watched=[None] * len(self.beam.logprobs),
+            steps=steps,
         )
 
 
-class HuggingFaceBeams:
+class Beams:
+    """What both searches share: live beams, each with a state of the grammar."""
+
+    def __init__(self, sampling: Sampling, eos_ids: Collection[int], rule: Rule):
+        self.sampling, self.eos_ids, self.rule = sampling, eos_ids, rule
+        self.rows = sampling.num_beams
+        self.live = [Beam(state=rule.start())]
+        self.steps = 0
+        self.choices()  # refuses a constraint that does not fit before anything runs
+
+    def choices(self) -> list[Choice | None]:
+        return [self.rule.choice(beam.state) for beam in self.live]
+
+    def forced(self, scored: Sequence[Scored]) -> None:
+        assert not scored, "beams feed one token at a time"
+
+
+class HuggingFaceBeams(Beams):
     """`generate(num_beams=n, length_penalty=..., early_stopping=False)`; several best answers on request."""
 
-    def __init__(self, sampling: Sampling, eos_ids: Collection[int], num_return: int = 1):
+    def __init__(self, sampling: Sampling, eos_ids: Collection[int], num_return: int = 1, rule: Rule = FREE):
         if num_return > sampling.num_beams:
             raise UsageError(
                 f"{num_return} answers were asked of {sampling.num_beams} beams; each gives one, so raise num_beams"
             )
-        self.sampling, self.eos_ids, self.num_return = sampling, eos_ids, num_return
-        self.rows = sampling.num_beams
-        self.live = [Beam()]
+        super().__init__(sampling, eos_ids, rule)
+        self.num_return = num_return
         self.finished: list[Finished] = []
 
     def advance(self, step: Step) -> Advance:
@@ -81,7 +108,8 @@ class HuggingFaceBeams:
         self.live = [beam for _, _, beam in going_on]
         if not going_on or self._decided(length):
             return DONE
-        return Advance([parent for parent, _, _ in going_on], [token for _, token, _ in going_on])
+        self.live = [beam.advanced(self.rule) for beam in self.live]
+        return Advance([parent for parent, _, _ in going_on], [Chain([token]) for _, token, _ in going_on])
 
     def _score(self, total: float, length: int) -> float:
         return total / length**self.sampling.length_penalty
@@ -91,20 +119,19 @@ class HuggingFaceBeams:
         return full and self._score(self.live[0].total, length) <= self.finished[-1].score
 
     def results(self) -> list[Generation]:
-        return [found.generation() for found in self.finished[: self.num_return]]
+        return [found.generation(self.steps) for found in self.finished[: self.num_return]]
 
 
-class BigVisionBeams:
+class BigVisionBeams(Beams):
     """The reference's `beam_decode`; exactly one answer."""
 
-    def __init__(self, sampling: Sampling, eos_ids: Collection[int], num_return: int = 1):
+    def __init__(self, sampling: Sampling, eos_ids: Collection[int], num_return: int = 1, rule: Rule = FREE):
         if num_return != 1:
             raise UsageError(
                 f'{num_return} answers were asked of big_vision\'s beam search, which gives one; use beam_scoring="hf"'
             )
-        self.sampling, self.eos_ids = sampling, sorted(eos_ids)
-        self.rows = sampling.num_beams
-        self.live = [Beam()]
+        super().__init__(sampling, eos_ids, rule)
+        self.ends = sorted(eos_ids)
         self.best = Beam(total=-math.inf)
 
     def advance(self, step: Step) -> Advance:
@@ -113,13 +140,14 @@ class BigVisionBeams:
         self.live = [beam for _, _, beam in going_on]
         if not going_on or len(self.live[0].tokens) == self.sampling.max_tokens or self.live[0].total < self.best.total:
             return DONE
-        return Advance([parent for parent, _, _ in going_on], [token for _, token, _ in going_on])
+        self.live = [beam.advanced(self.rule) for beam in self.live]
+        return Advance([parent for parent, _, _ in going_on], [Chain([token]) for _, token, _ in going_on])
 
     def _end_here(self, step: Step) -> None:
         """Every live beam could end now; keeps the best ending so far."""
-        for beam, log_p in zip(self.live, step.log_p[:, self.eos_ids].tolist(), strict=True):
+        for beam, log_p in zip(self.live, step.log_p[:, self.ends].tolist(), strict=True):
             eos_logprob = max(log_p)
-            eos = self.eos_ids[log_p.index(eos_logprob)]
+            eos = self.ends[log_p.index(eos_logprob)]
             if beam.total + eos_logprob > self.best.total:
                 self.best = beam.extended(eos, eos_logprob, beam.total + eos_logprob)
 
@@ -137,4 +165,7 @@ class BigVisionBeams:
         return sorted(candidates, key=lambda candidate: -candidate[2].total)[:width]
 
     def results(self) -> list[Generation]:
-        return [Finished(self.best, self.best.total, "stop").generation()]
+        if self.best.tokens:
+            return [Finished(self.best, self.best.total, "stop").generation(self.steps)]
+        cut = self.live[0]  # a grammar never let it end
+        return [Finished(cut, cut.total, "length").generation(self.steps)]

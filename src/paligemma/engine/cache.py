@@ -4,6 +4,8 @@ In: one layer's new keys (after rotation) and values. Out: all of that layer's s
 Letters: L layers, B rows, K key-value heads, S slots, T new tokens, H head_dim.
 """
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -46,3 +48,20 @@ class KVCache:
                 new = old.new_empty((len(rows), *old.shape[1:]))
                 new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
                 buffers[layer] = new
+
+    def fork(self) -> "KVCache":
+        """Another cache of the same rows; what either appends from here on is its own, one after the other."""
+        forked = copy(self)
+        forked.keys, forked.values = list(self.keys), list(self.values)
+        return forked
+
+    def gather(self, order: Tensor, slots: int) -> None:
+        """Keeps of each row only the slots in `order`, int64[B, S'], in that order, and makes room for `slots`."""
+        index = order[:, None, :, None]
+        for buffers in (self.keys, self.values):
+            for layer, old in enumerate(buffers):
+                rows, heads, _, head_dim = old.shape
+                new = old.new_empty((rows, heads, slots, head_dim))
+                new[:, :, : order.shape[1]] = old.gather(2, index.expand(rows, heads, -1, head_dim))
+                buffers[layer] = new
+        self.length = order.shape[1]

@@ -58,6 +58,7 @@ class Rule:
         num_ids: rows of the vocabulary.
         forbidden: ids the engine never produces.
         forces: whether a single allowed id is appended without asking the model.
+        device: of the scores the ids will select from.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Rule:
         num_ids: int = 0,
         forbidden: Collection[int] = (),
         forces: bool = True,
+        device: torch.device | None = None,
     ):
         self.constraint, self.num_ids, self.forbidden, self.forces = constraint, num_ids, forbidden, forces
+        self.device = device
         self._known: dict[int, tuple[Sequence[int], Choice]] = {}
 
     def start(self) -> Any:
@@ -89,10 +92,16 @@ class Rule:
         known = self._known.get(id(ids))
         if known is None:
             self._check(ids, state)
-            known = (ids, _choice(ids))
+            known = (ids, self._read(ids))
             if isinstance(ids, tuple) and len(self._known) < KNOWN_AT_MOST:
                 self._known[id(ids)] = known  # holds `ids` too, so that its identity stays its own
         return known[1]
+
+    def _read(self, ids: Sequence[int]) -> Choice:
+        only = ids[0] if len(ids) == 1 else None
+        if isinstance(ids, range) and ids.step == 1:
+            return Choice(slice(ids.start, ids.stop), only)
+        return Choice(torch.tensor(sorted(set(ids)), device=self.device), only)
 
     def _check(self, ids: Sequence[int], state: Any) -> None:
         if len(ids) == 0:
@@ -107,13 +116,6 @@ class Rule:
     def forced(self, choice: Choice | None) -> int | None:
         """The id to append without asking the model."""
         return choice.only if choice is not None and self.forces else None
-
-
-def _choice(ids: Sequence[int]) -> Choice:
-    only = ids[0] if len(ids) == 1 else None
-    if isinstance(ids, range) and ids.step == 1:
-        return Choice(slice(ids.start, ids.stop), only)
-    return Choice(torch.tensor(sorted(set(ids))), only)
 
 
 FREE = Rule()

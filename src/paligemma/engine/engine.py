@@ -1,50 +1,34 @@
 """Token ids in, token ids out, fast: many requests at once, each decoded as it asked for.
 
-In: prompts (token rows with image slots, pixels) and `Sampling`. Out: `Generation`s, or a stream of `Token`s. Not done
-here: text, prompts' grammar, files. `oracle.py` is the slow twin that must agree.
-
-The loop knows rows only: a `Search` (greedy, sampled or beams) says after each step which of its rows go on, and with
-which tokens. Finished requests leave the batch, beams fork in it, all by one selection of rows.
+In: prompts (token rows with image slots, pixels or features), `Sampling` and perhaps a `Constraint`. Out:
+`Generation`s, a stream of `Token`s, or log-probabilities of given answers. Here requests are checked and put into
+batches; `scheduler.py` runs a batch. Not done here: text, prompts' grammar, files. `oracle.py` is the slow twin that
+must agree.
 """
 
-import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
 
 from paligemma.engine.beam import BigVisionBeams, HuggingFaceBeams
+from paligemma.engine.constraints import Constraint, Rule
 from paligemma.engine.runner import Prompt, Runner
-from paligemma.engine.sampling import Generation, Sampling, Search, Single, Step
-from paligemma.errors import CheckFailed, ResourceError, UsageError
+from paligemma.engine.sampling import FinishReason, Generation, Ranges, Sampling, Search, Single
+from paligemma.engine.scheduler import Decoding, Request, batches
+from paligemma.engine.scoring import score_candidates
+from paligemma.errors import InputError, ResourceError, UsageError
 from paligemma.model import PaliGemmaModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """One streamed token. The last one carries the reason: "stop" (and `id` is eos, no text) or "length"."""
+    """One streamed token. The last one carries the reason: "stop" (and `id` is eos, no text) or another."""
 
     id: int
     logprob: float  # natural, under the model's whole distribution
-    finish_reason: Literal["stop", "length"] | None = None
-
-
-@dataclass
-class Request:
-    """A prompt on its way, with the searches that share its prefill (several for several sampled answers)."""
-
-    prompt: Prompt
-    searches: list[Search]
-    max_tokens: int
-
-    @property
-    def rows(self) -> int:
-        return sum(search.rows for search in self.searches)
-
-    def results(self) -> list[Generation]:
-        return [generation for search in self.searches for generation in search.results()]
+    finish_reason: FinishReason | None = None
 
 
 class Engine:
@@ -72,6 +56,7 @@ class Engine:
         self.runner = Runner(model, cache_dtype=cache_dtype, big_vision_softcap=big_vision_softcap)
         self.eos_ids = frozenset((eos_id,) if isinstance(eos_id, int) else eos_id)
         forbidden = {*range(text.vocab_size, text.embedding_rows), *forbidden_ids}
+        self.forbidden_ids = frozenset(forbidden)
         self.forbidden = torch.tensor(sorted(forbidden), dtype=torch.int64)
         outside = sorted(i for i in self.eos_ids | forbidden if not 0 <= i < text.embedding_rows)
         if outside or self.eos_ids & forbidden or not self.eos_ids:
@@ -88,6 +73,9 @@ class Engine:
         *,
         batch_size: int = 8,
         num_return: int = 1,
+        constraints: Sequence[Constraint | None] | None = None,
+        watch: Ranges = (),
+        force_in_one_step: bool = True,
     ) -> list[Generation]:
         """Answers in the order of the prompts, `num_return` neighbours for each.
 
@@ -96,6 +84,10 @@ class Engine:
             sampling: one for all, or one for each.
             batch_size: rows decoded together; a beam or sampled answer is a row. One prompt always goes.
             num_return: answers per prompt: draws with seed, seed + 1, ..., or the best finished beams.
+            constraints: what each answer may say, None everything. Only `max_tokens` can still cut an answer short.
+            watch: ranges of ids (start, stop); `Generation.watched` says how.
+            force_in_one_step: feeds a token and those a constraint forces after it in one pass (not under beams). The
+                tokens are the same either way, up to rounding, which may decide between equally likely ones.
 
         Raises:
             InputError: a prompt that does not fit the model. UsageError: settings that do not fit each other.
@@ -108,16 +100,25 @@ class Engine:
             )
         if batch_size < 1 or num_return < 1:
             raise UsageError(f"batch_size is {batch_size} and num_return {num_return}; give integers from 1")
+        given = [None] * len(prompts) if constraints is None else constraints
+        rules = [self._rule(one, force_in_one_step) for one in given]
+        if len(rules) != len(prompts):
+            raise UsageError(f"{len(rules)} constraints were given for {len(prompts)} prompts; give one (or None) each")
         requests = [
-            self._request(prompt, chosen, num_return, f"prompt {i}")
-            for i, (prompt, chosen) in enumerate(zip(prompts, samplings, strict=True))
+            self._request(prompt, chosen, num_return, f"prompt {i}", rule)
+            for i, (prompt, chosen, rule) in enumerate(zip(prompts, samplings, rules, strict=True))
         ]
-        for batch in _batches(requests, batch_size):
-            for _ in self._steps(batch):
+        for batch in batches(requests, batch_size):
+            for _ in self._steps(batch, self._ranges(watch)):
                 pass
         return [generation for request in requests for generation in request.results()]
 
-    def stream(self, prompt: Prompt, sampling: Sampling = Sampling()) -> Iterator[Token]:  # noqa: B008  (frozen)
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+        constraint: Constraint | None = None,
+    ) -> Iterator[Token]:
         """The same tokens as `generate`, one by one as they come; the last one says why it is the last.
 
         Raises:
@@ -125,24 +126,98 @@ class Engine:
         """
         if sampling.is_beam:
             raise UsageError("beam search has no answer before its end, so it cannot be streamed; use generate")
-        request = self._request(prompt, sampling, 1, "the prompt")
+        request = self._request(prompt, sampling, 1, "the prompt", self._rule(constraint))
         return self._stream(request)
 
     def _stream(self, request: Request) -> Iterator[Token]:
         (search,) = request.searches
         assert isinstance(search, Single)
+        given = 0
         for _ in self._steps([request]):
-            yield Token(id=search.tokens[-1], logprob=search.logprobs[-1], finish_reason=search.finish_reason)
+            for place in range(given, len(search.scored)):
+                last = place + 1 == len(search.tokens)
+                yield Token(
+                    id=search.tokens[place],
+                    logprob=search.scored[place].logprob,
+                    finish_reason=search.finish_reason if last else None,
+                )
+            given = len(search.scored)
 
-    def _request(self, prompt: Prompt, sampling: Sampling, num_return: int, name: str) -> Request:
+    def score(
+        self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Sequence[int]]], *, batch_size: int = 8
+    ) -> list[list[list[float]]]:
+        """The log-probability of each token of each candidate answer, had the model said it after the prompt.
+
+        Natural, of the whole distribution, as in `Generation`. A prompt runs once, however many candidates it has.
+
+        Args:
+            candidates: for each prompt, token ids of some answers, with eos where it counts.
+            batch_size: prompts, and then candidates, that run together.
+
+        Raises:
+            InputError: a prompt or ids that do not fit the model. UsageError: too long, or not a list for each prompt.
+            ResourceError: out of accelerator memory.
+        """
+        if len(candidates) != len(prompts) or batch_size < 1:
+            raise UsageError(
+                f"candidates for {len(candidates)} prompts were given with {len(prompts)} prompts and batch_size "
+                f"{batch_size}; give a list of candidates for each prompt, and a batch_size from 1"
+            )
+        for i, (prompt, own) in enumerate(zip(prompts, candidates, strict=True)):
+            self._check_candidates(prompt, own, f"prompt {i}")
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].tokens))
+        result: list[list[list[float]]] = [[] for _ in prompts]
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            with self._memory_of(len(part)):
+                scored = score_candidates(
+                    self.runner, [prompts[i] for i in part], [candidates[i] for i in part], batch_size
+                )
+            for i, own_scores in zip(part, scored, strict=True):
+                result[i] = own_scores
+        return result
+
+    def _check_candidates(self, prompt: Prompt, candidates: Sequence[Sequence[int]], name: str) -> None:
+        self.runner.check(prompt, name)
+        self._check_length(prompt, max(map(len, candidates), default=0), name, "the longest candidate")
+        rows = self.runner.model.config.text.embedding_rows
+        ids = [token for tokens in candidates for token in tokens]
+        if ids and not (min(ids) >= 0 and max(ids) < rows):
+            raise InputError(
+                f"{name} has candidates with token ids from {min(ids)} to {max(ids)}, but this model has {rows}; "
+                "use the tokenizer that came with the model"
+            )
+
+    def _check_length(self, prompt: Prompt, more: int, name: str, what: str) -> None:
+        limit = self.runner.model.config.text.max_positions
+        if len(prompt.tokens) + more > limit:
+            raise UsageError(
+                f"{name} has {len(prompt.tokens)} tokens and {what} is {more}, but this model knows "
+                f"{limit} positions; shorten the prompt, give fewer images or lower {what}"
+            )
+
+    def _rule(self, constraint: Constraint | None, forces: bool = True) -> Rule:
+        return Rule(
+            constraint,
+            num_ids=self.runner.model.config.text.embedding_rows,
+            forbidden=self.forbidden_ids,
+            forces=forces,
+            device=self.runner.device,
+        )
+
+    def _ranges(self, watch: Ranges) -> Ranges:
+        rows = self.runner.model.config.text.embedding_rows
+        for start, stop in watch:
+            if not 0 <= start < stop <= rows:
+                raise UsageError(
+                    f"the range ({start}, {stop}) cannot be watched among {rows} ids; give start < stop within them"
+                )
+        return tuple(watch)
+
+    def _request(self, prompt: Prompt, sampling: Sampling, num_return: int, name: str, rule: Rule) -> Request:
         """Checks a prompt and makes its searches."""
         self.runner.check(prompt, name)
-        limit = self.runner.model.config.text.max_positions
-        if len(prompt.tokens) + sampling.max_tokens > limit:
-            raise UsageError(
-                f"{name} has {len(prompt.tokens)} tokens and max_tokens is {sampling.max_tokens}, but this model knows "
-                f"{limit} positions; shorten the prompt, give fewer images or lower max_tokens"
-            )
+        self._check_length(prompt, sampling.max_tokens, name, "max_tokens")
         if sampling.num_beams > self.num_choices:
             raise UsageError(
                 f"{sampling.num_beams} beams were asked for, but only {self.num_choices} tokens can start an answer; "
@@ -151,62 +226,23 @@ class Engine:
         searches: list[Search]
         if sampling.is_beam:
             kind = HuggingFaceBeams if sampling.beam_scoring == "hf" else BigVisionBeams
-            searches = [kind(sampling, self.eos_ids, num_return)]
+            searches = [kind(sampling, self.eos_ids, num_return, rule)]
         elif num_return > 1 and sampling.temperature == 0:
             raise UsageError(f"{num_return} greedy answers would all be the same; give a temperature or num_beams")
         else:
-            searches = [Single(sampling, self.eos_ids, answer) for answer in range(num_return)]
+            searches = [Single(sampling, self.eos_ids, answer, rule) for answer in range(num_return)]
         return Request(prompt, searches, sampling.max_tokens)
 
-    def _steps(self, requests: Sequence[Request]) -> Iterator[None]:
-        """Runs one batch to its end, yielding after each step."""
+    def _steps(self, requests: Sequence[Request], ranges: Ranges = ()) -> Iterator[None]:
+        with self._memory_of(len(requests)):
+            yield from Decoding(self.runner, requests, self.forbidden, ranges).steps()
+
+    @contextmanager
+    def _memory_of(self, num_prompts: int) -> Iterator[None]:
         try:
-            batch, logits = self.runner.prefill(
-                [request.prompt for request in requests], max(request.max_tokens for request in requests) - 1
-            )
-            active = [(search, row, row + 1) for row, request in enumerate(requests) for search in request.searches]
-            while active:
-                active, rows, tokens = self._advance(active, logits)
-                yield
-                if active:
-                    batch.select(rows)
-                    logits = self.runner.decode(batch, tokens)
+            yield
         except torch.OutOfMemoryError as error:
             raise ResourceError(
-                f"out of memory on {self.runner.device} with {len(requests)} prompts at once; lower batch_size, "
+                f"out of memory on {self.runner.device} with {num_prompts} prompts at once; lower batch_size, "
                 "the number of beams or max_tokens"
             ) from error
-
-    @torch.inference_mode()
-    def _advance(
-        self, active: list[tuple[Search, int, int]], logits: Tensor
-    ) -> tuple[list[tuple[Search, int, int]], list[int], list[int]]:
-        """Lets every search choose; returns those that go on with their new rows, the rows' parents and tokens."""
-        step = Step.of(logits, self.forbidden.to(logits.device))
-        if not all(map(math.isfinite, step.best_logprob)):
-            raise CheckFailed(
-                f"the model gave scores that are no numbers in {logits.dtype}; Gemma 2 overflows in float16, "
-                "so load the model in bfloat16 or float32"
-            )
-        going_on: list[tuple[Search, int, int]] = []
-        rows: list[int] = []
-        tokens: list[int] = []
-        for search, start, stop in active:
-            advance = search.advance(step.rows(start, stop))
-            if advance.tokens:
-                going_on.append((search, len(rows), len(rows) + len(advance.tokens)))
-                rows.extend(start + parent for parent in advance.parents)
-                tokens.extend(advance.tokens)
-        return going_on, rows, tokens
-
-
-def _batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
-    """Groups of at most `batch_size` rows (or one request), longest prompts first: neighbours need little padding."""
-    batch: list[Request] = []
-    for request in sorted(requests, key=lambda request: -len(request.prompt.tokens)):
-        if batch and sum(other.rows for other in batch) + request.rows > batch_size:
-            yield batch
-            batch = []
-        batch.append(request)
-    if batch:
-        yield batch

@@ -1,11 +1,12 @@
-"""The model as the engine sees it: `prefill` some prompts, then `decode` one token per row at a time.
+"""The model as the engine sees it: `prefill` some prompts, then `feed` a token, or several, to each row at a time.
 
 In: prompts and token ids. Out: scores of the next token, float[B, V]. Device, number type and the cache are decided
 here and nowhere else. Not done here: choosing tokens, stopping, batching.
 
 A batch is padded on the left, so that every row's last prompt token is in the last column and all rows grow together.
-Source: big_vision `prefill_cache` and `extend_cache`; pads take no position and are seen by no one.
-Letters: B rows, S slots of the cache, V vocabulary, D width.
+Rows that are fed fewer tokens than others get pads on the left again. Pads take no position and are seen by no one;
+when they fill the cache they are taken out. Source: big_vision `prefill_cache` and `extend_cache`.
+Letters: B rows, S slots of the cache, V vocabulary, D width, P tokens fed.
 """
 
 from collections.abc import Sequence
@@ -22,12 +23,11 @@ from paligemma.model import AttentionMask, PaliGemmaModel, positions
 
 IMAGES_AT_ONCE = 16  # bounds the vision tower's memory: 16 pictures of 224 px are 4,096 patches
 
+SPARE_SLOTS = 32  # beyond what is needed when a cache must grow, so that it seldom must
+
 
 class Prompt(Protocol):
-    """What the engine reads of a request; `processor.Encoded` is one.
-
-    An optional attribute `features`, float[n, N, D] from `Runner.encode_images`, replaces `pixels`.
-    """
+    """What the engine reads of a request; `processor.Encoded` is one."""
 
     @property
     def tokens(self) -> Tensor: ...  # int64[T], IMAGE_SLOT where image features go
@@ -35,6 +35,8 @@ class Prompt(Protocol):
     def pixels(self) -> Tensor | None: ...  # float32[n, 3, S, S]
     @property
     def mask_ar(self) -> Tensor: ...  # int64[T], 0 image and prefix, 1 given start of the suffix
+    @property
+    def features(self) -> Tensor | None: ...  # float[n, N, D] from `Runner.encode_images`, instead of pixels
 
 
 @dataclass
@@ -56,6 +58,38 @@ class Batch:
         index = torch.tensor(rows, device=self.step.device)
         self.cache.select(index)
         self.step, self.position, self.valid = self.step[index], self.position[index], self.valid[index]
+
+    def fork(self, rows: Sequence[int]) -> "Batch":
+        """A batch of these rows to go on with; this one stays as it is."""
+        forked = Batch(self.cache.fork(), self.step, self.position, self.valid.clone())
+        forked.select(rows)
+        return forked
+
+    def skip(self, real: Tensor) -> None:
+        """Says which of the next T columns hold tokens, bool[B, T]; the last one always does."""
+        start = self.cache.length
+        self.valid[:, start : start + real.shape[1]] = real
+        self.position = positions(self.valid)
+
+    def make_room(self, columns: int) -> None:
+        """Where `columns` more do not fit: takes out the padding that no row needs, and grows by what still lacks.
+
+        Afterwards the longest row has none. So however the rows' chains fall, with prompts of at most P tokens and
+        answers of at most M no more than P + 2 * M + SPARE_SLOTS are ever taken.
+        """
+        length = self.cache.length
+        if length + columns <= self.cache.slots:
+            return
+        valid = self.valid[:, :length]
+        longest = int(valid.sum(-1).max())
+        order = valid.long().argsort(stable=True, dim=-1)[:, length - longest :]  # padding first, tokens in their order
+        self.cache.gather(order, max(self.cache.slots, longest + columns + SPARE_SLOTS))
+        rest = self.cache.slots - longest
+        step = self.step.gather(1, order)
+        later = step[:, -1:] + torch.arange(1, rest + 1, device=step.device)
+        self.step = torch.cat((step, later), dim=1)
+        self.valid = torch.cat((valid.gather(1, order), torch.ones_like(later, dtype=torch.bool)), dim=1)
+        self.position = positions(self.valid)
 
 
 class Runner:
@@ -103,18 +137,33 @@ class Runner:
             self.model.config.text, rows, slots, dtype=self.cache_dtype or x.dtype, device=self.device
         )  # fmt: skip
         batch = Batch(cache, *(t.to(self.device) for t in (step, position, valid)))
-        hidden = self._run(batch, x)
+        hidden = self._run(batch, x)[:, -1]
         return batch, self.model.language_model.logits(hidden, softcap=not self.big_vision_softcap)
 
     @torch.inference_mode()
-    def decode(self, batch: Batch, tokens: Sequence[int]) -> Tensor:
-        """Appends one token to each row; returns scores of the next, float[B, V]."""
-        column = torch.tensor(tokens, device=self.device)[:, None]
-        hidden = self._run(batch, self.model.language_model.embed(column))
+    def feed(self, batch: Batch, chains: Sequence[Sequence[int]]) -> Tensor:
+        """Appends to each row its tokens, at least one; returns their hidden states, float[P, D], row after row."""
+        longest = max(map(len, chains))
+        ids = torch.tensor([[0] * (longest - len(chain)) + list(chain) for chain in chains], device=self.device)
+        batch.make_room(longest)
+        if all(len(chain) == longest for chain in chains):
+            return self._run(batch, self.model.language_model.embed(ids)).flatten(0, 1)
+        real = torch.tensor([[i >= longest - len(chain) for i in range(longest)] for chain in chains])
+        batch.skip(real.to(self.device))
+        hidden = self._run(batch, self.model.language_model.embed(ids)).flatten(0, 1)
+        return hidden[real.flatten().nonzero()[:, 0].to(self.device)]
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of what follows hidden states, float[P, D] -> float[P, V]."""
         return self.model.language_model.logits(hidden)
 
+    def decode(self, batch: Batch, tokens: Sequence[int]) -> Tensor:
+        """Appends one token to each row; returns scores of the next, float[B, V]."""
+        return self.logits(self.feed(batch, [[token] for token in tokens]))
+
     def _run(self, batch: Batch, x: Tensor) -> Tensor:
-        """Hidden states [B, D] of the last of the new embeddings `x` [B, T, D]."""
+        """Hidden states [B, T, D] of the new embeddings `x` [B, T, D]."""
         start = batch.cache.length
         stop = start + x.shape[1]
         mask = AttentionMask(
@@ -126,17 +175,16 @@ class Runner:
         )
         hidden = self.model.decode(x, mask, batch.cache)
         batch.cache.advance(x.shape[1])
-        return hidden[:, -1]
+        return hidden
 
     def _features(self, prompts: Sequence[Prompt]) -> Tensor | None:
         """All image features of the batch in the order of their slots; pixels are encoded together."""
-        pixels = [p.pixels for p in prompts if p.pixels is not None and _ready_made(p) is None]
+        pixels = [p.pixels for p in prompts if p.pixels is not None and p.features is None]
         encoded = iter(self.encode_images(torch.cat(pixels))) if pixels else iter(())
         features: list[Tensor] = []
         for prompt in prompts:
-            ready = _ready_made(prompt)
-            if ready is not None:
-                features.extend(ready.to(self.device))
+            if prompt.features is not None:
+                features.extend(prompt.features.to(self.device))
             elif prompt.pixels is not None:
                 features.extend(next(encoded) for _ in prompt.pixels)
         return torch.stack(features) if features else None
@@ -159,7 +207,7 @@ class Runner:
                 f"{name} has token ids from {low} to {high}, but this model has {config.text.embedding_rows} "
                 "(and -1 for an image slot); use the tokenizer that came with the model"
             )
-        ready, per_image = _ready_made(prompt), config.vision.num_image_tokens
+        ready, per_image = prompt.features, config.vision.num_image_tokens
         images = prompt.pixels if ready is None else ready
         expected = (3, *[config.vision.image_size_px] * 2) if ready is None else (per_image, config.text.width)
         if images is not None and tuple(images.shape[1:]) != expected:
@@ -174,7 +222,3 @@ class Runner:
                 f"{name} has {slots} image slots and {given} images; "
                 f"this model takes {per_image} slots per image, so let the processor insert them"
             )
-
-
-def _ready_made(prompt: Prompt) -> Tensor | None:
-    return getattr(prompt, "features", None)
