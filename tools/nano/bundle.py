@@ -1,4 +1,4 @@
-"""Puts a trained run into the package: weights in bfloat16, tokenizer, mask codec, and a record of how it was made and scores."""
+"""Puts a trained run into the package: bfloat16 weights, tokenizer, mask codec, and a record of how it was made."""
 
 import json
 import shutil

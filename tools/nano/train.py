@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,9 +21,11 @@ from torch.utils.data import DataLoader
 
 from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS, Config
 from paligemma.model import AttentionMask, PaliGemmaModel
+from paligemma.processor import Batch
 from paligemma.scenes import COLORS
 
 SAVE_EVERY_S = 180
+LENGTH_GROUPS = 3
 MASK_TOKEN_WEIGHT = 0.25  # sixteen of them in each object would drown the rest
 LOC_SPREAD_BINS = 5.0  # a location answer a few bins off is nearly right: targets are a narrow bell, not a spike
 
@@ -88,11 +90,26 @@ def initialise(model: PaliGemmaModel, seed: int) -> None:
 
 
 def speak_loss(model: PaliGemmaModel, features: Tensor, batch: TrainingBatch, prompts: int) -> Tensor:
-    """Weighted mean over all suffix tokens; location tokens have a bell of `LOC_SPREAD_BINS` as their target."""
-    rows = batch.rows
+    """Weighted mean over all suffix tokens. Rows of like length go together: short ones are not padded to long ones."""
+    lengths = batch.rows.mask_input.sum(1)
+    total, weights = torch.zeros(()), torch.zeros(())
+    for rows in lengths.argsort().chunk(LENGTH_GROUPS):
+        part = shortened(batch.rows, rows, int(lengths[rows].max()))
+        loss, weight = _group_loss(model, features[rows // prompts], part)
+        total, weights = total + loss, weights + weight
+    return total / weights
+
+
+def shortened(batch: Batch, rows: Tensor, length: int) -> Batch:
+    """These rows alone, cut to `length` tokens; pictures stay behind."""
+    kept = {name: tensor[rows, :length] for name, tensor in vars(batch).items() if name != "pixels"}
+    return replace(batch, **kept)
+
+
+def _group_loss(model: PaliGemmaModel, features: Tensor, rows: Batch) -> tuple[Tensor, Tensor]:
+    """Sum and weight of the suffix tokens; location tokens have a bell of `LOC_SPREAD_BINS` as their target."""
     mask = AttentionMask.prefix_lm(rows.mask_ar, rows.mask_input)
-    x = model.embed(rows.tokens, features.repeat_interleave(prompts, dim=0))
-    hidden = model.decode(x, mask)
+    hidden = model.decode(model.embed(rows.tokens, features), mask)
     wanted = rows.mask_loss[:, 1:] != 0
     target = rows.tokens[:, 1:][wanted]
     log_p = F.log_softmax(model.language_model.logits(hidden[:, :-1][wanted]).float(), dim=-1)
@@ -103,7 +120,7 @@ def speak_loss(model: PaliGemmaModel, features: Tensor, batch: TrainingBatch, pr
     bins = torch.arange(NUM_LOC_TOKENS)
     bell = torch.softmax(-0.5 * ((bins - (target[is_loc] - first)[:, None]) / LOC_SPREAD_BINS) ** 2, dim=-1)
     located = -(bell * log_p[is_loc][:, first : first + NUM_LOC_TOKENS]).sum()
-    return (plain + located) / weight.sum()
+    return plain + located, weight.sum()
 
 
 def parameter_groups(model: PaliGemmaModel, heads: DenseHeads, tower_scale: float) -> list[dict]:

@@ -2,8 +2,8 @@
 
 In: a COCO file (`images`, `annotations`, `categories`), a JSONL file, or a folder that holds one of them. A JSONL line
 is `{"image": "a.jpg", "boxes": [{"label": "cat", "box": [left, top, right, bottom]}]}` in pixels; a picture where
-nothing is to be found has no boxes. Out: `LabelledImage`s. Pictures are looked for beside the file, or in `images/` there; they
-are not opened here. Source of the COCO format: cocodataset.org, data format; crowds are left out.
+nothing is to be found has no boxes. Out: `LabelledImage`s. Pictures are looked for beside the file, or in `images/`
+there; they are not opened here. COCO's crowds are left out. Source of its format: cocodataset.org, data format.
 """
 
 import json
