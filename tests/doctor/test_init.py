@@ -13,6 +13,7 @@ FILES = {
     "big_vision": ["config.json", "ckpt.bf16.npz", "expected.npz"],
     "processor": ["cases.json", "tokenizer.model"],
     "images": ["hf_pixels.npz"],
+    "vae": ["vae-oid.npz", "expected.npz", "text_cases.json", "text_masks.npz"],
 }
 
 

@@ -37,6 +37,7 @@ LAYOUTS = (
     Layout("big_vision", ("ckpt.*.npz", "expected.npz")),
     Layout("processor", ("cases.json",)),
     Layout("images", ("hf_pixels.npz",)),
+    Layout("vae", ("vae-*.npz", "expected.npz", "text_cases.json", "text_masks.npz")),
 )
 
 
