@@ -59,3 +59,34 @@ def test_a_bfloat16_cache_rounds_what_it_returns_from_the_start() -> None:
     assert torch.equal(keys, first.bfloat16().float())
     assert torch.equal(values, (3 * first).bfloat16().float())
     assert not torch.equal(keys, first)
+
+
+def test_gather_keeps_chosen_slots_and_makes_room() -> None:
+    cache, first, order = filled(2, 5), new(2, 4, 0), torch.tensor([[1, 3], [0, 2]])
+    for layer in range(TEXT_2.depth):
+        cache.update(layer, first, 2 * first)
+    cache.advance(4)
+    cache.gather(order, 7)
+    assert (cache.length, cache.slots) == (2, 7)
+    kept = torch.stack([first[row][:, order[row]] for row in range(2)])
+    more = new(2, 5, 1)
+    for layer in range(TEXT_2.depth):
+        keys, values = cache.update(layer, more, more)
+        assert torch.equal(keys, torch.cat((kept, more), 2))
+        assert torch.equal(values, torch.cat((2 * kept, more), 2))
+
+
+def test_a_fork_leaves_the_cache_as_it_was() -> None:
+    cache, first = filled(2, 5), new(2, 2, 0)
+    for layer in range(TEXT_2.depth):
+        cache.update(layer, first, first)
+    cache.advance(2)
+    fork = cache.fork()
+    fork.select(torch.tensor([1, 1, 0]))
+    for layer in range(TEXT_2.depth):
+        fork.update(layer, new(3, 3, 1), new(3, 3, 2))
+    fork.advance(3)
+    assert (fork.length, cache.length) == (5, 2)
+    for layer in range(TEXT_2.depth):
+        keys, _ = cache.update(layer, first, first)
+        assert torch.equal(keys, torch.cat((first, first), 2))

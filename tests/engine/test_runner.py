@@ -8,7 +8,7 @@ from tests.oracle import TINY, draw_model, draw_prompt
 from torch import Tensor
 
 from paligemma.engine import Runner
-from paligemma.engine.runner import IMAGES_AT_ONCE
+from paligemma.engine.runner import IMAGES_AT_ONCE, SPARE_SLOTS
 from paligemma.errors import InputError
 from paligemma.model import PaliGemmaModel
 
@@ -58,6 +58,48 @@ def test_rows_may_fork_swap_and_leave(generation: int) -> None:
     logits = runner.decode(batch, [9, 10, 11])
     for row, (prompt, said) in enumerate([(3, [8, 9]), (1, [6, 10]), (1, [6, 11])]):
         torch.testing.assert_close(logits[row], last_logits(model, prompts[prompt], said), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_rows_may_be_fed_chains_of_different_lengths(generation: int) -> None:
+    """Far beyond the window of 6 and the slots there were at first; a fork does not disturb the batch it came from."""
+    model, prompts = draw_model(TINY[generation]), prompts_of(generation)
+    runner = Runner(model)
+    batch, _ = runner.prefill(prompts, 8)
+    said: list[list[int]] = [[] for _ in prompts]
+    for turn in range(7):
+        chains = [[(5 * turn + row + i) % 40 for i in range(1 + (turn + row) % 4 * 3)] for row in range(len(prompts))]
+        for target in (batch.fork([2, 0, 1, 3]), batch):
+            order = [2, 0, 1, 3] if target is not batch else [0, 1, 2, 3]
+            logits = runner.logits(runner.feed(target, [chains[row] for row in order]))
+            ends = torch.tensor([len(chains[row]) for row in order]).cumsum(0).tolist()
+            assert len(logits) == ends[-1]
+            for row, end in zip(order, ends, strict=True):
+                for back in range(len(chains[row])):
+                    more = said[row] + chains[row][: len(chains[row]) - back]
+                    if back in (0, len(chains[row]) - 1):
+                        want = last_logits(model, prompts[row], more)
+                        torch.testing.assert_close(logits[end - 1 - back], want, atol=5e-5, rtol=0)
+        said = [[*row, *chain] for row, chain in zip(said, chains, strict=True)]
+    longest = max(len(p.tokens) + len(s) for p, s in zip(prompts, said, strict=True))
+    assert batch.cache.length <= batch.cache.slots
+    assert batch.cache.slots <= longest + 10 + SPARE_SLOTS
+    assert batch.valid[:, : batch.cache.length].sum(-1).tolist() == [
+        len(p.tokens) + len(s) for p, s in zip(prompts, said, strict=True)
+    ]
+
+
+def test_padding_is_taken_out_only_where_there_is_no_room() -> None:
+    runner, prompts = Runner(draw_model(TINY[1])), prompts_of(1)
+    batch, _ = runner.prefill(prompts, 3)
+    before = batch.cache.slots
+    for _ in range(3):
+        runner.feed(batch, [[4]] * 4)
+    assert (batch.cache.length, batch.cache.slots) == (before, before), "rows that go in step never pad"
+    assert not batch.valid.all()
+    runner.feed(batch, [[4]] * 4)
+    assert batch.cache.length == before + 1, "the longest row has no padding to take out"
+    assert batch.cache.slots == before + 1 + SPARE_SLOTS
 
 
 def test_a_causal_prompt_survives_left_padding() -> None:

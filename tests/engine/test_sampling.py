@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -7,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paligemma.engine.sampling import Chain, Sampling, Single, Step, distribution, draw, keep_top_k, keep_top_p
+from paligemma.engine.sampling import (
+    FEWEST_REPEATED,
+    Chain,
+    Generation,
+    Repeats,
+    Sampling,
+    Single,
+    Step,
+    distribution,
+    draw,
+    keep_top_k,
+    keep_top_p,
+)
 from paligemma.errors import UsageError
 
 NOTHING = torch.tensor([], dtype=torch.int64)
@@ -135,6 +148,8 @@ def test_eos_ends_and_is_counted_in_the_score_only() -> None:
         {"num_beams": 0},
         {"beam_scoring": "HF"},
         {"length_penalty": math.nan},
+        {"stop_repeats": 1},
+        {"stop_repeats": 2.5},
         {"num_beams": 2, "temperature": 1.0},
         {"beam_scoring": "big_vision", "length_penalty": 0.5},
     ],
@@ -142,6 +157,58 @@ def test_eos_ends_and_is_counted_in_the_score_only() -> None:
 def test_wrong_settings_are_refused_with_the_value_found(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=str(next(iter(wrong.values()))).replace("*", ".")):
         Sampling(**wrong)
+
+
+# --- answers that run in circles --------------------------------------------------------------------------------------
+
+
+def ends_in_a_circle(tokens: Sequence[int], times: int) -> bool:
+    """The definition, word by word."""
+    for cycle in range(1, len(tokens) // times + 1):
+        length = max(times * cycle, FEWEST_REPEATED)
+        tail = tokens[-length:]
+        if len(tail) == length and all(tail[i] == tail[i % cycle] for i in range(length)):
+            return True
+    return False
+
+
+@given(
+    st.integers(2, 20), st.lists(st.integers(0, 2), max_size=30), st.lists(st.integers(0, 2), min_size=1, max_size=9)
+)
+def test_a_circle_is_noticed_as_soon_as_it_is_one(times: int, before: list[int], cycle: list[int]) -> None:
+    tokens = before + cycle * (times + FEWEST_REPEATED // len(cycle) + 1)
+    repeats = Repeats(times, len(tokens))
+    for length in range(1, len(tokens) + 1):
+        found = repeats.found(tokens[:length])
+        assert found == ends_in_a_circle(tokens[:length], times)
+        if found:
+            return
+    pytest.fail("never noticed")
+
+
+def says(tokens: Sequence[int], **settings: Any) -> Generation:
+    """What comes of a model that wants to say these tokens."""
+    search = Single(Sampling(**settings), {9})
+    for token in tokens:
+        if not search.advance(step_of(*[0.91 if i == token else 0.01 for i in range(10)])).chains:
+            break
+    return search.results()[0]
+
+
+def test_an_answer_that_runs_in_circles_is_ended_and_kept() -> None:
+    circle = [8, 8, *[1, 2, 3, 4] * 30]
+    stopped = says(circle)
+    assert (stopped.finish_reason, stopped.tokens) == ("repetition", circle[: 2 + 16 * 4])
+    assert len(stopped.logprobs) == len(stopped.tokens) == len(stopped.watched)
+    assert says(circle, stop_repeats=12).tokens == circle[: 2 + 48]
+    assert says(circle, stop_repeats=None, max_tokens=100).finish_reason == "length"
+    assert says([1] * 128).tokens == [1] * 48
+
+
+def test_tables_may_repeat_themselves() -> None:
+    dotted, column = [1] * 47, [1, 2, 3, 4, 5] * 15
+    for table in (dotted, column, [*column, 7, *column], [*dotted, 2, *dotted]):
+        assert says([*table, 9], max_tokens=500).finish_reason == "stop"
 
 
 def test_the_largest_seed_works() -> None:

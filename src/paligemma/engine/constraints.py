@@ -16,7 +16,9 @@ from torch import Tensor
 
 from paligemma.errors import UsageError
 
-KNOWN_AT_MOST = 256  # sets of ids read once and kept
+KNOWN_FROM = 256  # ids: larger tuples are read once and kept
+KNOWN_AT_MOST = 32  # of them
+Known = dict[int, tuple[Sequence[int], "Choice"]]  # by identity; holds the ids too, so that it stays theirs
 
 
 class Constraint(Protocol):
@@ -41,14 +43,15 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """The ids one row may choose among."""
+    """The ids one row may choose among: `ids` without `excluded`."""
 
     ids: slice | Tensor  # of the vocabulary, or int64[A] ascending
-    only: int | None  # the one id there is
+    only: int | None = None  # the one id there is
+    excluded: Tensor | None = None  # int64[E]; most of a vocabulary is faster named by what is not in it
 
     def id_at(self, place: int) -> int:
         """The id at a place of the scores that `ids` selects."""
-        return self.ids.start + place if isinstance(self.ids, slice) else int(self.ids[place])
+        return (self.ids.start or 0) + place if isinstance(self.ids, slice) else int(self.ids[place])
 
 
 class Rule:
@@ -59,6 +62,7 @@ class Rule:
         forbidden: ids the engine never produces.
         forces: whether a single allowed id is appended without asking the model.
         device: of the scores the ids will select from.
+        known: what was read before, shared by the rules of one engine.
     """
 
     def __init__(
@@ -69,10 +73,11 @@ class Rule:
         forbidden: Collection[int] = (),
         forces: bool = True,
         device: torch.device | None = None,
+        known: Known | None = None,
     ):
         self.constraint, self.num_ids, self.forbidden, self.forces = constraint, num_ids, forbidden, forces
         self.device = device
-        self._known: dict[int, tuple[Sequence[int], Choice]] = {}
+        self.known: Known = {} if known is None else known
 
     def start(self) -> Any:
         return None if self.constraint is None else self.constraint.start()
@@ -89,18 +94,24 @@ class Rule:
         ids = None if self.constraint is None else self.constraint.allowed(state)
         if ids is None:
             return None
-        known = self._known.get(id(ids))
-        if known is None:
-            self._check(ids, state)
-            known = (ids, self._read(ids))
-            if isinstance(ids, tuple) and len(self._known) < KNOWN_AT_MOST:
-                self._known[id(ids)] = known  # holds `ids` too, so that its identity stays its own
-        return known[1]
+        known = self.known.get(id(ids))
+        if known is not None:
+            return known[1]
+        self._check(ids, state)
+        choice = self._read(ids)
+        if isinstance(ids, tuple) and len(ids) >= KNOWN_FROM:
+            if len(self.known) >= KNOWN_AT_MOST:
+                self.known.clear()
+            self.known[id(ids)] = (ids, choice)
+        return choice
 
     def _read(self, ids: Sequence[int]) -> Choice:
         only = ids[0] if len(ids) == 1 else None
         if isinstance(ids, range) and ids.step == 1:
             return Choice(slice(ids.start, ids.stop), only)
+        if 2 * len(ids) > self.num_ids:
+            excluded = sorted(set(range(self.num_ids)).difference(ids))
+            return Choice(slice(None), only, torch.tensor(excluded, dtype=torch.int64, device=self.device))
         return Choice(torch.tensor(sorted(set(ids)), device=self.device), only)
 
     def _check(self, ids: Sequence[int], state: Any) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from paligemma.engine.beam import BigVisionBeams, HuggingFaceBeams
-from paligemma.engine.constraints import Constraint, Rule
+from paligemma.engine.constraints import Constraint, Known, Rule
 from paligemma.engine.runner import Prompt, Runner
 from paligemma.engine.sampling import FinishReason, Generation, Ranges, Sampling, Search, Single
 from paligemma.engine.scheduler import Decoding, Request, batches
@@ -57,6 +57,7 @@ class Engine:
         self.eos_ids = frozenset((eos_id,) if isinstance(eos_id, int) else eos_id)
         forbidden = {*range(text.vocab_size, text.embedding_rows), *forbidden_ids}
         self.forbidden_ids = frozenset(forbidden)
+        self._known: Known = {}
         self.forbidden = torch.tensor(sorted(forbidden), dtype=torch.int64)
         outside = sorted(i for i in self.eos_ids | forbidden if not 0 <= i < text.embedding_rows)
         if outside or self.eos_ids & forbidden or not self.eos_ids:
@@ -203,6 +204,7 @@ class Engine:
             forbidden=self.forbidden_ids,
             forces=forces,
             device=self.runner.device,
+            known=self._known,
         )
 
     def _ranges(self, watch: Ranges) -> Ranges:

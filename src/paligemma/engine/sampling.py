@@ -159,10 +159,13 @@ class Step:
         log_z = logits.logsumexp(-1)
         watched = watch(logits, log_z, ranges)
         logits[:, forbidden] = -math.inf
-        best_logit, best = logits.max(-1)
         choices = [None] * len(logits) if choices is None else choices
         for row, choice in enumerate(choices):
-            if choice is not None:
+            if choice is not None and choice.excluded is not None:
+                logits[row, choice.excluded] = -math.inf
+        best_logit, best = logits.max(-1)
+        for row, choice in enumerate(choices):
+            if choice is not None and choice.excluded is None:
                 best_logit[row], place = logits[row, choice.ids].max(-1)
                 best[row] = choice.ids.start + place if isinstance(choice.ids, slice) else choice.ids[place]
         return cls(logits, log_z, best.tolist(), (best_logit - log_z).tolist(), choices, ranges, watched)
