@@ -1,6 +1,8 @@
 """A tiny random checkpoint with its tokenizer, and pictures: enough for the command line to answer nonsense quickly."""
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,40 @@ def pictures(tmp_path, monkeypatch):
     Image.radial_gradient("L").resize((30, 50)).convert("RGB").save("b.jpg")
     Path("bad.png").write_bytes(Path("a.png").read_bytes()[:200])
     return tmp_path
+
+
+@pytest.fixture
+def open_terminal(monkeypatch):
+    """A function that makes stdout and stderr one real terminal and returns one that reads what was written there.
+
+    It has to be called in the test: before, stdout and stderr are pytest's.
+    """
+    pty = pytest.importorskip("pty")
+    closing = []
+
+    def open_terminal(stdout=True):
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "80")
+        main_end, screen_end = pty.openpty()
+        os.set_blocking(main_end, False)
+        screen = os.fdopen(screen_end, "w", encoding="utf-8")
+        closing.extend((screen.close, lambda: os.close(main_end)))
+        monkeypatch.setattr(sys, "stderr", screen)
+        if stdout:
+            monkeypatch.setattr(sys, "stdout", screen)
+
+        def written():
+            screen.flush()
+            parts = []
+            try:
+                while part := os.read(main_end, 65536):
+                    parts.append(part)
+            except BlockingIOError:
+                pass
+            return b"".join(parts).decode().replace("\r\n", "\n")
+
+        return written
+
+    yield open_terminal
+    for close in closing:
+        close()

@@ -40,10 +40,16 @@ def test_only_a_terminal_gets_cleaned_text(monkeypatch):
 
 @pytest.mark.parametrize(
     ("environment", "coloured"),
-    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
+    [
+        ({}, True),
+        ({"NO_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+        ({"NO_COLOR": ""}, True),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+    ],
 )
 def test_colours_only_where_they_are_wanted(monkeypatch, environment, coloured):
-    for name in ("NO_COLOR", "TERM"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -53,6 +59,34 @@ def test_colours_only_where_they_are_wanted(monkeypatch, environment, coloured):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     console.error("oh")
     assert sys.stderr.getvalue() == "error: oh\n"
+
+
+def test_colours_can_be_forced_into_a_pipe(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    console.error("oh")
+    assert sys.stderr.getvalue() == "\x1b[1;31merror:\x1b[0m oh\n"
+
+
+def test_quiet_leaves_errors(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with console.quiet(True), console.quiet(False):
+        console.note("a")
+        console.warn("b")
+        console.error("c")
+    with console.quiet(False):
+        console.note("d")
+    assert sys.stderr.getvalue() == "error: c\nd\n"
+
+
+def test_text_that_is_clean_already_may_hold_colours(monkeypatch):
+    stream = Terminal()
+    console.write(stream, "\x1b[1mx\x1b[0m", clean_first=False)
+    console.write(stream, "\x1b[1my")
+    assert stream.getvalue() == "\x1b[1mx\x1b[0m[1my"
+    assert console.cleaned("\x1b", stream) == ""
+    assert console.cleaned("\x1b", io.StringIO()) == "\x1b"
 
 
 def test_json_is_valid_whatever_is_in_it(monkeypatch):

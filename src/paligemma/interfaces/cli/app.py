@@ -5,20 +5,21 @@ run. Tokens are looked at here only for `-` (cyclopts would take it for an optio
 """
 
 import contextlib
-import errno
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError
+from cyclopts import App
 
 from paligemma import __version__
-from paligemma.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, PaliGemmaError, ResourceError
+from paligemma.errors import EXIT_INTERRUPTED
 from paligemma.interfaces.cli import console, doctor, models, verbs
 from paligemma.interfaces.cli.options import STDIN, Json
+from paligemma.interfaces.cli.report import describe
 
 EPILOGUE = (
     "Exit codes: 0 done, 1 our own bug, 2 usage, 3 model or data not available, 4 no usable input, 5 broken model "
@@ -84,13 +85,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if show_traceback:
             traceback.print_exc()
-        return _report(error, as_json="--json" in tokens)
+        return _report(error, as_json=_wants_json(tokens))
+
+
+def _wants_json(tokens: Sequence[str]) -> bool:
+    """Whether an error has to be an object on stdout as well; looked up in the words, for they may be what is wrong."""
+    formats = [after for word, after in pairwise(tokens) if word == "--format"]
+    formats += [word.removeprefix("--format=") for word in tokens if word.startswith("--format=")]
+    return not {"--json", "--jsonl"}.isdisjoint(tokens) or not {"json", "jsonl"}.isdisjoint(formats)
 
 
 def _report(error: Exception, as_json: bool) -> int:
     """Tells one error in one sentence and names its exit code."""
-    code, status, sentence = _describe(error)
-    sentence = sentence.replace(STDIN, "-")
+    code, status, sentence = describe(error)
     console.error(sentence)
     if as_json:
         try:
@@ -98,41 +105,6 @@ def _report(error: Exception, as_json: bool) -> int:
         except BrokenPipeError:
             _silence_stdout()
     return status
-
-
-def _describe(error: Exception) -> tuple[str, int, str]:
-    """(code, exit status, sentence) of any error."""
-    if isinstance(error, PaliGemmaError):
-        return error.code, error.exit_status, str(error)
-    if isinstance(error, MissingArgumentError) and "IMAGES" in str(error):
-        return (
-            "usage",
-            EXIT_USAGE,
-            "no picture was given; name picture files behind the words of the command, or `-` to read paths",
-        )
-    if isinstance(error, CycloptsError):
-        return "usage", EXIT_USAGE, f"{_one_line(error)} (`paligemma --help` shows what there is)"
-    if _out_of_memory(error):
-        sentence = "out of memory; use a smaller model or --dtype bfloat16, or free memory"
-        return ResourceError.code, ResourceError.exit_status, sentence
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        disk = f"the disk of {error.filename}" if error.filename else "the disk"
-        return ResourceError.code, ResourceError.exit_status, f"no space left on {disk}; free some and try again"
-    where = "run again with --traceback to see where, and please report it"
-    return "bug", EXIT_BUG, f"unexpected {type(error).__name__}: {_one_line(error)} ({where})"
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Memory of the machine or of the accelerator; torch tells the former as a plain RuntimeError."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate memory" in text)
-
-
-def _one_line(error: Exception, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:

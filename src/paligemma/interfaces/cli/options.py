@@ -1,29 +1,62 @@
-"""Options that several commands share, and what a list of image arguments means.
+"""Options that several commands share.
 
-Values are checked here as far as that is possible without a model; what is left belongs to `api`.
+Values are checked here as far as that is possible without a model; what is left belongs to `api`. What the arguments
+themselves mean is in `sources`, where answers go in `formats` and `saving`.
 """
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from paligemma.errors import InputError, UsageError
+from paligemma.errors import UsageError
 
 STDIN = "\ue000-"  # how `main` hands a lone `-` on; no keyboard makes this character
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # what an answer can be drawn into
-DATA = (".json", ".txt")  # what else `--save FILE` writes
 
-_MODEL = Group("Model", sort_key=1)
-_ANSWER = Group("Answer", sort_key=2)
-_OUTPUT = Group("Output", sort_key=3)
+_SOURCE = Group("Source", sort_key=1)
+_MODEL = Group("Model", sort_key=2)
+_ANSWER = Group("Answer", sort_key=3)
+_BOXES = Group("Boxes", sort_key=4)
+_OUTPUT = Group("Output", sort_key=5)
 
+_ROWS_BY_COLUMNS = re.compile(r"[1-9]\d?[xX][1-9]\d?")
 Images = Annotated[list[str], Parameter(name="IMAGES", negative=())]
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 Json = Annotated[bool, Parameter(group=_OUTPUT, negative=(), show_default=False)]
+Format = Literal["table", "json", "jsonl", "csv", "coco", "yolo", "labelstudio", "pipeline"]
+
+
+@Parameter(name="*", group=_SOURCE)
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Which pictures the arguments stand for."""
+
+    recursive: Annotated[Flag, Parameter(alias="-r")] = False
+    """Pictures in the folders below a folder too."""
+    stride: int | None = None
+    """Of a video every so many-th frame; by default one frame per second."""
+    fps: float | None = None
+    """Of a video so many frames per second of playing time."""
+    frames: int | None = None
+    """Of a video so many frames, evenly spread."""
+    clip: Flag = False
+    """The frames of a video are one example and get one answer; by default 16 of them."""
+    allow_url: Flag = False
+    """Download pictures that are named as http:// or https:// addresses; never from private networks."""
+
+    def __post_init__(self) -> None:
+        _at_least("--stride", self.stride, 1)
+        _at_least("--frames", self.frames, 1)
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise UsageError(f"--fps {self.fps} is out of range; give a number above 0")
+        if sum(value is not None for value in (self.stride, self.fps, self.frames)) > 1:
+            raise UsageError("--stride, --fps and --frames each choose the frames of a video; give one of them")
+
+    @property
+    def wants_frames(self) -> bool:
+        """Whether anything is said about videos: then animations, and videos in folders, count as such."""
+        return self.clip or any(value is not None for value in (self.stride, self.fps, self.frames))
 
 
 @Parameter(name="*", group=_MODEL)
@@ -60,11 +93,14 @@ class AnswerOptions:
     """Makes drawing repeatable; by default another one each time."""
     num_beams: int = 1
     """Beam search over this many answers."""
+    batch_size: int = 8
+    """Pictures answered together."""
 
     def __post_init__(self) -> None:
         _at_least("--max-tokens", self.max_tokens, 1)
         _at_least("--top-k", self.top_k, 1)
         _at_least("--num-beams", self.num_beams, 1)
+        _at_least("--batch-size", self.batch_size, 1)
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"--temperature {self.temperature} is out of range; give 0 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -74,111 +110,87 @@ class AnswerOptions:
         if not self.temperature and (self.top_k or self.top_p):
             raise UsageError("--top-k and --top-p change only how tokens are drawn; give --temperature as well")
 
+    def of_api(self) -> dict[str, object]:
+        """The keywords of `api` that these options are."""
+        return {key: value for key, value in asdict(self).items() if key != "batch_size"}
+
+
+@Parameter(name="*", group=_BOXES)
+@dataclass(frozen=True, kw_only=True)
+class BoxOptions:
+    """Which boxes are kept, and what is cut out along them."""
+
+    conf: float = 0.0
+    """Leave out boxes with a lower score, 0 to 1."""
+    max_objects: int | None = None
+    """Stop after so many boxes."""
+    tiles: str | None = None
+    """Look through overlapping windows, for small objects: auto, or rows x columns such as 2x3."""
+    no_grammar: Flag = False
+    """Let the model write anything, also what is no box."""
+    save_crops: str | None = None
+    """Directory for the cut-out boxes, one picture each."""
+    save_mask: str | None = None
+    """Directory for the masks, one black-and-white picture per box."""
+
+    def __post_init__(self) -> None:
+        _at_least("--max-objects", self.max_objects, 1)
+        if self.tiles is not None and self.tiles != "auto" and not _ROWS_BY_COLUMNS.fullmatch(self.tiles):
+            raise UsageError(f"--tiles {self.tiles} cannot be read; give auto, or rows x columns such as 2x3")
+        if not 0 <= self.conf <= 1:
+            raise UsageError(f"--conf {self.conf} is out of range; give a score from 0 to 1")
+
+    def of_api(self) -> dict[str, object]:
+        """The keywords of `api` that these options are, those left at their defaults apart: texts know none of them."""
+        given: dict[str, object] = {"conf": self.conf} if self.conf else {}
+        if self.max_objects is not None:
+            given["max_objects"] = self.max_objects
+        if self.tiles is not None:
+            given["tiles"] = True if self.tiles == "auto" else tuple(int(n) for n in self.tiles.lower().split("x"))
+        return given | ({"grammar": False} if self.no_grammar else {})
+
 
 @Parameter(name="*", group=_OUTPUT)
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """Where the answer goes."""
+    """Where the answers go."""
 
     save: str | None = None
     """Picture with the answer drawn in: a file, or a directory (for several images)."""
+    format: Format | None = None
+    """How answers are written; table unless --out ends in .json, .jsonl or .csv."""
+    out: str | None = None
+    """File (for yolo a directory) that takes the answers instead of stdout."""
     json: Flag = False
-    """One JSON object on stdout and nothing else; for several images with a list `results`."""
+    """Short for --format json: one JSON object and nothing else; for several images with a list `results`."""
+    jsonl: Flag = False
+    """Short for --format jsonl: one JSON object per image and line, as soon as it is answered."""
+    raw: Flag = False
+    """Print exactly what the model wrote, location tokens and all."""
+    quiet: Annotated[Flag, Parameter(alias="-q")] = False
+    """Nothing on stderr but errors."""
+    verbose: Annotated[Flag, Parameter(alias="-v")] = False
+    """Tell times, tokens, scores and every warning in full on stderr."""
+
+    def __post_init__(self) -> None:
+        chosen = [f"--format {self.format}"] * (self.format is not None) + ["--json"] * self.json
+        chosen += ["--jsonl"] * self.jsonl + ["--raw"] * self.raw
+        if len(chosen) > 1:
+            raise UsageError(f"{' and '.join(chosen)} each say how answers are written; give one of them")
+        if self.quiet and self.verbose:
+            raise UsageError("--quiet and --verbose contradict each other; give one of them")
+        if self.format == "yolo" and not self.out:
+            raise UsageError("--format yolo writes a file per picture; name their directory with --out labels/")
+
+    @property
+    def kind(self) -> str:
+        """The format that holds: a key of `formats.FORMATS`, or "raw"."""
+        if self.raw or self.json or self.jsonl or self.format:
+            return "raw" if self.raw else "json" if self.json else "jsonl" if self.jsonl else str(self.format)
+        _, dot, suffix = (self.out or "").lower().rpartition(".")
+        return suffix if dot and suffix in ("json", "jsonl", "csv") else "table"
 
 
 def _at_least(option: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
         raise UsageError(f"{option} {value} is too small; give at least {least}")
-
-
-def image_paths(arguments: Sequence[str]) -> list[str]:
-    """The paths named on the command line; `-` stands for those on stdin, one per line.
-
-    Raises:
-        UsageError: `-` is given twice.
-        InputError: no path is left.
-    """
-    if list(arguments).count(STDIN) > 1:
-        raise UsageError("`-` reads the paths from stdin and can be given once only")
-    paths: list[str] = []
-    for argument in arguments:
-        if argument == STDIN:
-            paths += [line for line in (raw.rstrip("\r\n") for raw in sys.stdin) if line.strip()]
-        else:
-            paths.append(argument)
-    if not paths:
-        raise InputError("no image is named, neither as an argument nor on stdin; give the path of one")
-    return paths
-
-
-def several(arguments: Sequence[str]) -> bool:
-    """Whether the answer is a list: more than one argument, or a list from stdin, however long it turns out."""
-    return len(arguments) > 1 or STDIN in arguments
-
-
-def check_image(path: str) -> None:
-    """Refuses what is plainly no image file before a model is loaded for it.
-
-    Raises:
-        InputError: nothing there, or a directory.
-    """
-    try:
-        place = Path(path)
-        if place.is_dir():
-            raise InputError(f"{path} is a directory; name the images in it, as in {place / '*.jpg'}")
-        if not place.exists():
-            raise InputError(f"there is no image {path}; check the path")
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path[:100]} is no path of an image; give one") from error
-
-
-def save_targets(save: str | None, paths: Sequence[str], many: bool, together: bool = False) -> dict[int, Path]:
-    """Where the answer of each example is written, by its place; empty without `--save`. `together`: one for all paths.
-
-    In a directory a picture keeps its name; a second one of the same name gets `-2`. No input is ever overwritten.
-
-    Raises:
-        UsageError: a file for several images, or a target that is one of the inputs.
-    """
-    if save is None:
-        return {}
-    if not save or save == STDIN:
-        raise UsageError("--save needs the path of a file or a directory")
-    target = Path(save)
-    is_directory = target.is_dir() or save.endswith(("/", "\\")) or not target.suffix
-    if many and not is_directory:
-        raise UsageError(f"--save {save} is one file for several images; give a directory, as in {target.stem}/")
-    if is_directory and target.exists() and not target.is_dir():
-        raise UsageError(f"--save {save} is a file without extension; give a directory, or a name such as out.png")
-    inputs = {_real(path) for path in paths}
-    if not is_directory and target.suffix.lower() not in (*PICTURES, *DATA):
-        raise UsageError(f"--save {save} has an unknown extension; end it in one of {', '.join((*PICTURES, *DATA))}")
-    targets: dict[int, Path] = {}
-    taken: set[Path] = set()
-    for i, path in enumerate(paths[:1] if together else paths):
-        wanted = _free(target / _picture_name(path), taken) if is_directory else target
-        if _real(str(wanted)) in inputs:
-            raise UsageError(f"--save would overwrite the image {wanted}; give another file or directory")
-        taken.add(wanted)
-        targets[i] = wanted
-    return targets
-
-
-def _picture_name(path: str) -> str:
-    """The name an image keeps in the output directory: its own, as far as pictures of that kind can be written."""
-    own = Path(path)
-    return own.name if own.suffix.lower() in PICTURES else f"{own.stem or 'image'}.png"
-
-
-def _free(path: Path, taken: set[Path]) -> Path:
-    number, free = 1, path
-    while free in taken:
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
-
-
-def _real(path: str) -> Path:
-    return Path(path).resolve()

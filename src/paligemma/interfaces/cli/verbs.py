@@ -1,15 +1,25 @@
 """The verbs: caption, ask, ocr, detect, segment, generate.
 
-Each takes image paths, loads one model, and answers picture by picture. A picture that cannot be read does not stop
-the others: it is told on stderr, and the exit code says so (9 some failed, 4 none could be used).
+Each takes pictures, loads one model, and answers picture by picture. What a verb adds to the shared options is here;
+the work is done in `answering`.
 """
 
 from typing import Literal
 
 from paligemma.interfaces.cli.answering import run
-from paligemma.interfaces.cli.options import AnswerOptions, Flag, Images, ModelOptions, OutputOptions
+from paligemma.interfaces.cli.options import (
+    AnswerOptions,
+    BoxOptions,
+    Flag,
+    Images,
+    ModelOptions,
+    OutputOptions,
+    SourceOptions,
+)
 
-_MODEL, _ANSWER, _OUTPUT = ModelOptions(), AnswerOptions(), OutputOptions()
+_SOURCE, _MODEL, _ANSWER, _OUTPUT, _BOXES = (
+    SourceOptions(), ModelOptions(), AnswerOptions(), OutputOptions(), BoxOptions(),
+)  # fmt: skip
 
 
 def caption(
@@ -18,6 +28,7 @@ def caption(
     *,
     lang: str = "en",
     style: Literal["caption", "cap", "describe"] = "caption",
+    source: SourceOptions = _SOURCE,
     model: ModelOptions = _MODEL,
     answer: AnswerOptions = _ANSWER,
     output: OutputOptions = _OUTPUT,
@@ -25,11 +36,11 @@ def caption(
     """Say what a picture shows.
 
     Args:
-        images: picture files; `-` reads their paths from stdin, one per line.
+        images: files, folders, quoted patterns, videos, addresses; `-` reads paths, or one picture, from stdin.
         lang: language code of the caption, such as en, de, zh.
         style: caption is one sentence, cap short and raw, describe longer; the bundled model knows caption only.
     """
-    return run(images, "caption", (lang, style), model, answer, output)
+    return run(images, "caption", {"language": lang, "style": style}, source, model, answer, output)
 
 
 def ask(
@@ -38,6 +49,7 @@ def ask(
     /,
     *,
     lang: str = "en",
+    source: SourceOptions = _SOURCE,
     model: ModelOptions = _MODEL,
     answer: AnswerOptions = _ANSWER,
     output: OutputOptions = _OUTPUT,
@@ -46,16 +58,17 @@ def ask(
 
     Args:
         question: what to ask, in one string: "how many cats?"
-        images: picture files; `-` reads their paths from stdin, one per line.
+        images: files, folders, quoted patterns, videos, addresses; `-` reads paths, or one picture, from stdin.
         lang: language code of the answer.
     """
-    return run(images, "ask", (question, lang), model, answer, output)
+    return run(images, "ask", {"question": question, "language": lang}, source, model, answer, output)
 
 
 def ocr(
     images: Images,
     /,
     *,
+    source: SourceOptions = _SOURCE,
     model: ModelOptions = _MODEL,
     answer: AnswerOptions = _ANSWER,
     output: OutputOptions = _OUTPUT,
@@ -63,9 +76,9 @@ def ocr(
     """Read the text in a picture.
 
     Args:
-        images: picture files; `-` reads their paths from stdin, one per line.
+        images: files, folders, quoted patterns, videos, addresses; `-` reads paths, or one picture, from stdin.
     """
-    return run(images, "ocr", (), model, answer, output)
+    return run(images, "ocr", {}, source, model, answer, output)
 
 
 def detect(
@@ -73,17 +86,19 @@ def detect(
     images: Images,
     /,
     *,
+    source: SourceOptions = _SOURCE,
     model: ModelOptions = _MODEL,
     answer: AnswerOptions = _ANSWER,
+    boxes: BoxOptions = _BOXES,
     output: OutputOptions = _OUTPUT,
 ) -> int:
     """Find things in a picture: boxes in pixels.
 
     Args:
         things: what to look for, separated by semicolons: "cat; dog"
-        images: picture files; `-` reads their paths from stdin, one per line.
+        images: files, folders, quoted patterns, videos, addresses; `-` reads paths, or one picture, from stdin.
     """
-    return run(images, "detect", (things,), model, answer, output)
+    return run(images, "detect", {"objects": things}, source, model, answer, output, boxes)
 
 
 def segment(
@@ -91,17 +106,19 @@ def segment(
     images: Images,
     /,
     *,
+    source: SourceOptions = _SOURCE,
     model: ModelOptions = _MODEL,
     answer: AnswerOptions = _ANSWER,
+    boxes: BoxOptions = _BOXES,
     output: OutputOptions = _OUTPUT,
 ) -> int:
-    """Find things in a picture: boxes, and the codes of their masks.
+    """Find things in a picture: boxes and masks.
 
     Args:
         things: what to look for, separated by semicolons: "left car"
-        images: picture files; `-` reads their paths from stdin, one per line.
+        images: files, folders, quoted patterns, videos, addresses; `-` reads paths, or one picture, from stdin.
     """
-    return run(images, "segment", (things,), model, answer, output)
+    return run(images, "segment", {"objects": things}, source, model, answer, output, boxes)
 
 
 def generate(
@@ -110,6 +127,7 @@ def generate(
     /,
     *,
     together: Flag = False,
+    source: SourceOptions = _SOURCE,
     model: ModelOptions = _MODEL,
     answer: AnswerOptions = _ANSWER,
     output: OutputOptions = _OUTPUT,
@@ -118,7 +136,7 @@ def generate(
 
     Args:
         prompt: exactly what the model is given, such as "describe en".
-        images: picture files; `-` reads their paths from stdin, one per line.
+        images: files, folders, quoted patterns, videos, addresses; `-` reads paths, or one picture, from stdin.
         together: all pictures, in their order, belong to one prompt.
     """
-    return run(images, "generate", (prompt,), model, answer, output, together=together)
+    return run(images, "generate", {"prompt": prompt}, source, model, answer, output, together=together)
