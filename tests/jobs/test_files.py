@@ -1,0 +1,40 @@
+"""The system calls do what their names say; short writes are gone on with."""
+
+import os
+
+import pytest
+
+from paligemma.jobs.files import Files, write_all
+
+
+def test_a_file_is_made_written_cut_and_renamed(tmp_path):
+    files = Files()
+    files.make_directory(tmp_path / "new")
+    descriptor = files.open(tmp_path / "new" / "a")
+    write_all(files, descriptor, b"hello world")
+    files.truncate(descriptor, 5)
+    files.sync(descriptor)
+    files.close(descriptor)
+    files.replace(tmp_path / "new" / "a", tmp_path / "new" / "b")
+    files.sync_directory(tmp_path / "new")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "new").iterdir()] == [("b", b"hello")]
+
+
+def test_what_is_there_is_kept(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    files = Files()
+    files.close(files.open(tmp_path / "a"))
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_short_writes_are_gone_on_with(tmp_path, most):
+    class Short(Files):
+        def write(self, descriptor, data):
+            return os.write(descriptor, data[:most])
+
+    files = Short()
+    descriptor = files.open(tmp_path / "a")
+    write_all(files, descriptor, b"0123456789")
+    files.close(descriptor)
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
