@@ -1,5 +1,6 @@
-"""A plot shows every box and label at any size, on every shade."""
+"""A plot shows every mask, box and label at any size, on every shade."""
 
+import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,8 @@ from hypothesis import strategies as st
 from tests.results.made import detections, picture
 
 from paligemma.errors import UsageError
-from paligemma.results import Answer
+from paligemma.results import Answer, Box, Mask, drawing, lettering
+from paligemma.results.drawing import COLORS
 
 
 @pytest.mark.parametrize("shade", [0, 128, 255])
@@ -73,15 +75,88 @@ def test_a_plot_without_picture_is_a_clear_error():
         Answer(text="x", raw="x", task="ask", prompt="answer en ?").plot()
 
 
-def test_labels_are_readable_with_any_fonts(monkeypatch):
-    from paligemma.results import drawing as results
+def masked(pixels, label="cat", shade=255):
+    mask = Mask.from_array(pixels)
+    box = Box(label=label, box_yxyx_norm=mask.box_yxyx_norm, image_size_px=mask.image_size_px, mask=mask, score=0.934)
+    return detections(*mask.image_size_px, shade=shade).with_boxes([box])
 
-    def has_glyph(name, character):
-        return character.isascii() or (name == "DejaVuSans.ttf" and character == "\u00e9")
 
-    monkeypatch.setattr(results, "_has_glyph", has_glyph)
-    monkeypatch.setattr(results, "_named_font", lambda name, size: name if name in ("", "DejaVuSans.ttf") else None)
-    assert results._readable("cat", 14) == ("cat", "")
-    assert results._readable("\u00e9t\u00e9 \u732b", 14) == ("\u00e9t\u00e9 \u732b", "DejaVuSans.ttf")
-    monkeypatch.setattr(results, "_named_font", lambda name, size: None if name else "")
-    assert results._readable("\u00e9t\u00e9", 14) == ("ete", "")
+def disc(side=600, radius=200, hole=80):
+    y, x = np.mgrid[:side, :side] - side / 2 + 0.5
+    distance = np.hypot(x, y)
+    return (distance < radius) & (distance > hole)
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_masks_are_translucent_with_a_crisp_edge_and_leave_holes_alone(shade):
+    found = masked(disc(), shade=shade)
+    plot = np.asarray(found.plot(boxes=False, labels=False)).astype(int)
+    inside, outside, hole = plot[300, 440], plot[300, 580], plot[300, 300]
+    assert outside.tolist() == hole.tolist() == [shade] * 3
+    part = (inside - shade) / np.where(np.array(COLORS[0]) == shade, 1, np.array(COLORS[0]) - shade)
+    assert 0.3 < part.max() < 0.6  # the picture shows through
+    row = plot[300, 480:520]  # across the edge: the full colour within three pixels
+    assert np.abs(row - COLORS[0]).sum(axis=1).min() < 12
+    assert np.abs(np.abs(row - COLORS[0]).sum(axis=1).argmin() - 20) <= 3
+    changed = (plot != shade).any(axis=2)
+    assert changed[disc(radius=195, hole=85)].all()
+    assert not changed[~disc(radius=206, hole=74)].any()
+
+
+def test_each_part_of_a_plot_can_be_left_out():
+    found = masked(disc())
+    white = np.asarray(found.plot(boxes=False, masks=False, labels=False))
+    assert white.min() == 255
+    shown = {
+        name: (np.asarray(found.plot(**{"boxes": False, "masks": False, "labels": False, name: True})) < 255).sum()
+        for name in ("boxes", "masks", "labels")
+    }
+    assert min(shown.values()) > 500
+    assert np.asarray(found.plot()).tobytes() != np.asarray(found.plot(scores=False)).tobytes()
+    assert drawing._chip_text(found[0], 1, True) == "cat 0.93"
+    assert drawing._chip_text(found[0], 1, False) == "cat"
+
+
+def test_a_label_no_font_has_becomes_a_number(monkeypatch):
+    monkeypatch.setattr(lettering, "drawable", lambda text: text != "\u732b")
+    cat, dog = detections(9, 9, ("\u732b", (0, 0, 1, 1)), ("dog", (0, 0, 1, 1)))
+    assert [drawing._chip_text(box, i, True) for i, box in enumerate((cat, dog), start=1)] == ["#1", "dog"]
+
+
+def test_masks_of_one_label_differ_in_colour():
+    pixels = np.zeros((600, 600), dtype=bool)
+    pixels[100:250, 100:250] = True
+    found = masked(pixels).with_boxes([masked(pixels)[0], masked(pixels[::-1])[0]])
+    plot = np.asarray(found.plot(boxes=False, labels=False))
+    assert plot[170, 170].tolist() != plot[430, 170].tolist()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (300, 20), (2400, 1800)])
+def test_masks_lie_where_they_belong_at_every_size(size):
+    width, height = size
+    pixels = np.zeros((height, width), dtype=bool)
+    pixels[height // 4 : 3 * height // 4, width // 4 : width // 2] = True
+    plot = np.asarray(masked(pixels).plot(boxes=False, labels=False))
+    factor = plot.shape[1] // width
+    expected = np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)
+    changed = (plot < 250).any(axis=2)
+    reach = 2 + round(plot.shape[0] * plot.shape[1]) ** 0.5 * 0.008
+    rows, columns = np.nonzero(changed)
+    there, across = np.nonzero(expected)
+    assert rows.min() == pytest.approx(there.min(), abs=reach)
+    assert columns.max() == pytest.approx(across.max(), abs=reach)
+    assert changed[expected].all()
+
+
+def test_labels_of_many_boxes_lie_beside_each_other():
+    places = [(0.1, 0.05, 0.3, 0.15)] * 4
+    found = detections(900, 700, *((f"thing {i}", place) for i, place in enumerate(places)))
+    plot = np.asarray(found.plot(boxes=False)).astype(int)
+    for color in COLORS[:4]:
+        assert (np.abs(plot - color).sum(axis=2) < 6).sum() > 300  # each chip is seen
+
+
+@settings(max_examples=15)
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=20)))
+def test_any_mask_can_be_drawn(pixels):
+    assert masked(pixels).plot().mode == "RGB"

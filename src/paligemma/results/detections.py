@@ -166,8 +166,11 @@ class Detections(Answer):
     def to_dict(self, *, with_tokens: bool = False) -> dict[str, Any]:
         return {**super().to_dict(with_tokens=with_tokens), "boxes": [box.to_dict() for box in self.boxes]}
 
-    def plot(self) -> Image.Image:
-        """The picture with its boxes and labels; small pictures are enlarged so that labels are readable.
+    def plot(self, *, boxes: bool = True, masks: bool = True, labels: bool = True, scores: bool = True) -> Image.Image:
+        """The picture with its masks, boxes and labels; small pictures are enlarged so that labels are readable.
+
+        Args:
+            boxes, masks, labels, scores: what to draw of each object.
 
         Raises:
             UsageError: the answer holds no picture.
@@ -175,7 +178,7 @@ class Detections(Answer):
         sheet, scale = enlarged(contact_sheet(self.images[:1]))
         if not self.boxes:
             return with_strip(sheet, self.prompt, "nothing found")
-        draw_boxes(sheet, self.boxes, scale)
+        draw_boxes(sheet, self.boxes, scale, outlines=boxes, masks=masks, labels=labels, scores=scores)
         return sheet
 
     # --- other formats; `paligemma.results.export` writes those of many pictures into one file ---

@@ -1,28 +1,33 @@
-"""Pictures with answers drawn into them: boxes with labels, or a strip of text below.
+"""Pictures with answers drawn into them: masks, boxes and labels, or a strip of text below.
 
 In: upright RGB pictures and what was said about them. Out: new pictures; the given ones are never touched. Small
-pictures are enlarged by a whole factor, so that text is readable.
+pictures are enlarged by a whole factor, so that text is readable; sizes of lines and letters follow the picture's.
 """
 
 import math
-import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from paligemma.errors import UsageError
+from paligemma.results import lettering
 from paligemma.results.boxes import Box
+from paligemma.results.lettering import Color
+from paligemma.results.mask import Mask, resized
+from paligemma.results.outlines import rings
 
 _MIN_LONG_SIDE_PX = 480  # smaller pictures are enlarged by a whole factor, so that a label has room
 _MIN_SHORT_SIDE_PX = 160
 _MAX_ENLARGED_PX = 1600
 _MIN_STRIP_WIDTH_PX = 320
 _MAX_STRIP_LINES = 24
-_PAPER, _INK, _MUTED, _CASING = (250, 250, 248), (24, 24, 27), (113, 113, 122), (17, 17, 20)
+_PAPER, _INK, _MUTED = (250, 250, 248), (24, 24, 27), (113, 113, 122)
+_CASING = lettering.DARK
+_FILL_ALPHA, _CASING_ALPHA = 112, 150  # of 255: the object shows through its mask
+_MOST_OUTLINE_PX = 1536  # the side at which outlines of masks are followed; they are scaled from there
+_SMOOTH_UNTIL_PX = 1500  # masks up to this side are drawn at twice their size and reduced, for even edges
 # Distinct on screen and in print, none close to black or white; one per label, in order of appearance.
-_COLORS = (
+COLORS: tuple[Color, ...] = (
     (255, 99, 71), (56, 163, 255), (255, 200, 41), (70, 201, 122), (214, 122, 255),
     (255, 140, 0), (64, 224, 208), (255, 105, 180), (168, 214, 60), (150, 150, 255),
 )  # fmt: skip
@@ -31,7 +36,11 @@ Rect = tuple[int, int, int, int]
 
 
 def contact_sheet(images: Sequence[Image.Image]) -> Image.Image:
-    """One picture as it is; several side by side in rows of at most four, each as large as the first."""
+    """One picture as it is; several side by side in rows of at most four, each as large as the first.
+
+    Raises:
+        UsageError: there is none.
+    """
     if not images:
         raise UsageError("this answer holds no picture to draw on; keep the pictures or use to_json()")
     if len(images) == 1:
@@ -58,92 +67,16 @@ def enlarged(image: Image.Image) -> tuple[Image.Image, int]:
     return image.resize(size, Image.Resampling.BICUBIC), factor
 
 
-def _font_px(size: tuple[int, int]) -> int:
-    return max(14, min(96, round(0.024 * math.sqrt(size[0] * size[1]))))
-
-
-# Pillow's own font holds little more than ASCII; these hold more and are looked up by name on the user's system.
-_SYSTEM_FONTS = (
-    "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "NotoSansCJK-Regular.ttc", "PingFang.ttc",
-    "msyh.ttc", "Arial Unicode.ttf", "NotoSansArabic-Regular.ttf", "NotoSansThai-Regular.ttf",
-)  # fmt: skip
-
-_UNDRAWABLE = ("Cc", "Cs", "Co", "Cn")  # control, surrogate, private and unassigned: fonts have nothing to show
-
-
-@lru_cache(maxsize=256)
-def _named_font(name: str, size_px: int) -> Any:
-    """Pillow's own font for the empty name; None where the system lacks the font."""
-    if not name:
-        return ImageFont.load_default(size_px)
-    try:
-        return ImageFont.truetype(name, size_px)
-    except OSError:
-        return None
-
-
-@lru_cache(maxsize=4096)
-def _glyph(name: str, character: str) -> tuple[tuple[int, int], bytes]:
-    drawn = _named_font(name, 20).getmask(character)
-    return drawn.size, bytes(drawn)
-
-
-def _has_glyph(name: str, character: str) -> bool:
-    return character.isspace() or _glyph(name, character) != _glyph(name, "\U0010fffe")  # never a character
-
-
-def _readable(text: str, size_px: int) -> tuple[str, Any]:
-    """The text and the font that can draw most of it; without accents where only Pillow's own font is there."""
-    text = "".join(" " if c != "\n" and unicodedata.category(c) in _UNDRAWABLE else c for c in text)
-    best, fewest = "", len(text) + 1
-    for name in ("", *_SYSTEM_FONTS):
-        if _named_font(name, size_px) is not None:
-            missing = sum(not _has_glyph(name, c) for c in set(text))
-            if missing < fewest:
-                best, fewest = name, missing
-            if not missing:
-                break
-    if fewest and not best:
-        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return text, _named_font(best, size_px)
-
-
-def _width(text: str, font: Any) -> int:
-    return math.ceil(font.getlength(text))
-
-
-def _wrapped(text: str, font: Any, width: int) -> list[str]:
-    """Lines no wider than `width` px, broken at spaces, inside a word only where it is wider than a line."""
-    lines: list[str] = []
-    for paragraph in text.splitlines() or [""]:
-        line = ""
-        for word in paragraph.split(" "):
-            candidate = f"{line} {word}" if line else word
-            if _width(candidate, font) <= width:
-                line = candidate
-                continue
-            if line:
-                lines.append(line)
-            line = word
-            while _width(line, font) > width and len(line) > 1:
-                cut = next((n for n in range(len(line) - 1, 1, -1) if _width(line[:n], font) <= width), 1)
-                lines.append(line[:cut])
-                line = line[cut:]
-        lines.append(line)
-    if len(lines) > _MAX_STRIP_LINES:
-        lines = [*lines[: _MAX_STRIP_LINES - 1], "..."]
-    return lines
-
-
 def with_strip(image: Image.Image, heading: str, text: str) -> Image.Image:
     """`image` above a light strip with a small grey heading and the text."""
     width = max(image.width, _MIN_STRIP_WIDTH_PX)
     size_px = _font_px((width, max(image.height, width // 2)))
-    text, big = _readable(text, round(size_px * 1.25))
-    heading, small = _readable(heading, max(12, round(size_px * 0.85)))
+    text, big = lettering.readable(text, round(size_px * 1.25))
+    heading, small = lettering.readable(heading, max(12, round(size_px * 0.85)))
     margin = size_px
-    rows = [(line, small, _MUTED) for line in _wrapped(heading, small, width - 2 * margin)]
-    rows += [(line, big, _INK) for line in _wrapped(text, big, width - 2 * margin)]
+    room = width - 2 * margin
+    rows = [(line, small, _MUTED) for line in lettering.wrapped(heading, small, room, _MAX_STRIP_LINES)]
+    rows += [(line, big, _INK) for line in lettering.wrapped(text, big, room, _MAX_STRIP_LINES)]
     heights = [round(1.2 * sum(font.getmetrics())) for _, font, _ in rows]
     canvas = Image.new("RGB", (width, image.height + sum(heights) + round(1.3 * margin)), _PAPER)
     canvas.paste(image, ((width - image.width) // 2, 0))
@@ -155,20 +88,39 @@ def with_strip(image: Image.Image, heading: str, text: str) -> Image.Image:
     return canvas
 
 
-def draw_boxes(image: Image.Image, boxes: Sequence[Box], scale: int) -> None:
-    """Outlines first, then labels on top of them all, each where it hides least."""
-    draw = ImageDraw.Draw(image)
+def draw_boxes(
+    image: Image.Image, boxes: Sequence[Box], scale: int, *, outlines: bool = True, masks: bool = True,
+    labels: bool = True, scores: bool = True,
+) -> None:  # fmt: skip
+    """Draws into `image`: masks, then outlines, the large before the small, then labels, each where it hides least."""
+    colors = _colors(boxes, masks)
     size_px = _font_px(image.size)
-    line = max(2, round(size_px / 5))
+    line = max(2, round(size_px / 7))
+    places = [_pixel_corners(box, image.size, scale) for box in boxes]
+    order = sorted(range(len(boxes)), key=lambda i: -boxes[i].xywh[2] * boxes[i].xywh[3])
+    if masks:
+        for i in order:
+            mask = boxes[i].mask
+            if mask is not None:
+                _draw_mask(image, mask, colors[i], scale, line)
+    if outlines:
+        for i in order:
+            _outline(image, places[i], colors[i], line)
+    if labels:
+        texts = [_chip_text(box, i, scores) for i, box in enumerate(boxes, start=1)]
+        _draw_chips(ImageDraw.Draw(image), texts, places, colors, size_px, image.size)
+
+
+def _colors(boxes: Sequence[Box], masks: bool) -> list[Color]:
+    """One for each label; of masks that all have one label, one for each."""
     labels = list(dict.fromkeys(box.label for box in boxes))
-    colors = {label: _COLORS[i % len(_COLORS)] for i, label in enumerate(labels)}
-    corners = [_pixel_corners(box, image.size, scale) for box in boxes]
-    for box, rect in zip(boxes, corners, strict=True):
-        _outline(draw, rect, colors[box.label], line, image.size)
-    taken: list[Rect] = []
-    for box, rect in zip(boxes, corners, strict=True):
-        if box.label:
-            taken.append(_chip(draw, box.label, rect, colors[box.label], size_px, image.size, taken))
+    if masks and len(labels) == 1 and any(box.mask is not None for box in boxes):
+        return [COLORS[i % len(COLORS)] for i in range(len(boxes))]
+    return [COLORS[labels.index(box.label) % len(COLORS)] for box in boxes]
+
+
+def _font_px(size: tuple[int, int]) -> int:
+    return max(14, min(128, round(0.024 * math.sqrt(size[0] * size[1]))))
 
 
 def _pixel_corners(box: Box, size: tuple[int, int], scale: int) -> Rect:
@@ -176,53 +128,125 @@ def _pixel_corners(box: Box, size: tuple[int, int], scale: int) -> Rect:
     return (min(x1, size[0] - 1), min(y1, size[1] - 1), min(x2, size[0]) - 1, min(y2, size[1]) - 1)
 
 
-def _outline(
-    draw: ImageDraw.ImageDraw, rect: Rect, color: tuple[int, int, int], line: int, size: tuple[int, int]
-) -> None:
-    """A coloured frame between two dark hairlines, so that it stands out on light and on dark."""
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def _draw_mask(image: Image.Image, mask: Mask, color: Color, scale: int, line: int) -> None:
+    """A translucent surface with an even edge of its colour, cased in dark so that it stands out on any ground."""
+    crop, left_top = mask.crop()
+    height, width = crop.shape[0] * scale, crop.shape[1] * scale
+    if not height or not width:
+        return
+    smooth = 2 if max(height, width) <= _SMOOTH_UNTIL_PX else 1
+    size = (width * smooth, height * smooth)
+    follow = min(1.0, _MOST_OUTLINE_PX / max(size))
+    at = (max(1, round(size[0] * follow)), max(1, round(size[1] * follow)))
+    borders = [
+        [(x * size[0] / at[0], y * size[1] / at[1]) for x, y in ring]
+        for ring in rings(resized(mask.values, at) > 0, tolerance_px=0.75)
+    ]
+    room = 2 * line  # the edge reaches over the box
+    canvas = ((width + 2 * room) * smooth, (height + 2 * room) * smooth)
+    borders = [[(x + room * smooth, y + room * smooth) for x, y in ring] for ring in borders]
+    place = (left_top[0] * scale - room, left_top[1] * scale - room)
+    hair = max(1, line // 3)
+    for alpha, stroke, ink in ((_FILL_ALPHA, 0, color), (_CASING_ALPHA, line + 2 * hair, _CASING), (255, line, color)):
+        layer = Image.new("L", canvas, 0)
+        pen = ImageDraw.Draw(layer)
+        for ring in borders:
+            if stroke:
+                pen.line([*ring, ring[0], ring[1]], fill=alpha, width=stroke * smooth, joint="curve")
+        if not stroke:
+            _fill(layer, borders, alpha)
+        if smooth > 1:
+            layer = layer.reduce(smooth)
+        image.paste(ink, place, layer)
+
+
+def _fill(layer: Image.Image, borders: Sequence[list[tuple[float, float]]], alpha: int) -> None:
+    """Fills the rings by the even-odd rule: parts are filled, their holes emptied, islands in those filled again."""
+    pen = ImageDraw.Draw(layer)
+    for ring in sorted(borders, key=_extent, reverse=True):
+        pen.polygon(ring, fill=alpha if _clockwise(ring) else 0)
+
+
+def _extent(ring: list[tuple[float, float]]) -> float:
+    x, y = zip(*ring, strict=True)
+    return (max(x) - min(x)) * (max(y) - min(y))
+
+
+def _clockwise(ring: list[tuple[float, float]]) -> bool:
+    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(ring, [*ring[1:], ring[0]], strict=True)) > 0
+
+
+# --- boxes and labels ------------------------------------------------------------------------------------------------
+
+
+def _outline(image: Image.Image, rect: Rect, color: Color, line: int) -> None:
+    """A coloured frame between two translucent dark hairlines, so that it stands out on light and on dark."""
     hair = max(1, line // 3)
     x1, y1, x2, y2 = rect
-    outer = (max(0, x1 - hair), max(0, y1 - hair), min(size[0] - 1, x2 + hair), min(size[1] - 1, y2 + hair))
+    outer = (
+        max(0, x1 - hair), max(0, y1 - hair), min(image.width - 1, x2 + hair), min(image.height - 1, y2 + hair),
+    )  # fmt: skip
     inset = (outer[0] + hair, outer[1] + hair, outer[2] - hair, outer[3] - hair)
-    for r, fill, width in ((outer, _CASING, line + 2 * hair), (inset, color, line)):
-        if r[2] >= r[0] and r[3] >= r[1]:
-            draw.rectangle(r, outline=fill, width=width)
+    for side in _sides(outer, line + 2 * hair):
+        part = image.crop(side)
+        image.paste(Image.blend(part, Image.new("RGB", part.size, _CASING), _CASING_ALPHA / 255), side)
+    if inset[2] >= inset[0] and inset[3] >= inset[1]:
+        ImageDraw.Draw(image).rectangle(inset, outline=color, width=line)
 
 
-def _chip(
-    draw: ImageDraw.ImageDraw, label: str, rect: Rect, color: tuple[int, int, int], size_px: int,
-    size: tuple[int, int], taken: Sequence[Rect],
-) -> Rect:  # fmt: skip
-    """Draws one label on its colour and returns the place it took."""
-    label, font = _readable(" ".join(label.split()), size_px)
+def _sides(rect: Rect, width: int) -> list[Rect]:
+    """The four sides of a frame as areas that share no pixel, right and bottom edges outside."""
+    x1, y1, x2, y2 = rect[0], rect[1], rect[2] + 1, rect[3] + 1
+    if x2 - x1 <= 2 * width or y2 - y1 <= 2 * width:
+        return [(x1, y1, x2, y2)]
+    return [
+        (x1, y1, x2, y1 + width), (x1, y2 - width, x2, y2),
+        (x1, y1 + width, x1 + width, y2 - width), (x2 - width, y1 + width, x2, y2 - width),
+    ]  # fmt: skip
+
+
+def _chip_text(box: Box, number: int, scores: bool) -> str:
+    """Label and score; a number in place of a label that no font here can draw."""
+    label = " ".join(box.label.split())
+    if label and not lettering.drawable(label):
+        label = f"#{number}"
+    score = "" if box.score is None or not scores else f"{box.score:.2f}"
+    return f"{label} {score}".strip()
+
+
+def _draw_chips(
+    draw: ImageDraw.ImageDraw, texts: Sequence[str], places: Sequence[Rect], colors: Sequence[Color], size_px: int,
+    size: tuple[int, int],
+) -> None:  # fmt: skip
+    """Labels on their colours; where they would cover much of the picture, smaller."""
+    covered = sum(len(text) * 0.55 + 0.6 for text in texts) * 1.45 * size_px**2 / (size[0] * size[1])
+    if covered > 0.15:
+        size_px = max(11, round(size_px * max(0.6, math.sqrt(0.15 / covered))))
     pad = max(2, size_px // 4)
-    text = _shortened(label, font, size[0] - 2 * pad - 2)
-    width, height = _width(text, font) + 2 * pad, round(size_px * 1.2) + pad
-    chip = _free_place(rect, (width, height), size, taken)
-    draw.rectangle(chip, fill=color, outline=_CASING)
-    draw.text(((chip[0] + chip[2]) / 2, (chip[1] + chip[3]) / 2), text, font=font, fill=_text_color(color), anchor="mm")
-    return chip
-
-
-def _text_color(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Dark or light, whichever reads better on `color` (relative luminance)."""
-    linear = [(c / 255) ** 2.2 for c in color]
-    return _CASING if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18 else (255, 255, 255)
-
-
-def _shortened(text: str, font: Any, width: int) -> str:
-    if _width(text, font) <= width:
-        return text
-    while text and _width(text + "...", font) > width:
-        text = text[:-1]
-    return text + "..."
+    taken: list[Rect] = []
+    for text, rect, color in zip(texts, places, colors, strict=True):
+        if text:
+            text, font = lettering.readable(text, size_px)
+            text = lettering.shortened(text, font, size[0] - 2 * pad - 2)
+            chip = (lettering.width(text, font) + 2 * pad, round(size_px * 1.2) + pad)
+            x1, y1, x2, y2 = place = _free_place(rect, chip, size, taken)
+            taken.append(place)
+            draw.rectangle(place, fill=color, outline=_CASING)
+            middle = ((x1 + x2) / 2, (y1 + y2) / 2)
+            draw.text(middle, text, font=font, fill=lettering.text_color(color), anchor="mm")
 
 
 def _free_place(rect: Rect, chip: tuple[int, int], size: tuple[int, int], taken: Sequence[Rect]) -> Rect:
     """Above the box, inside its top, below it, at its right end: the first that is in the picture and free."""
     x1, y1, x2, y2 = rect
     width, height = chip
-    tries = [(x1, y1 - height), (x1, y1), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2), (x1, y2 - height)]
+    above, inside, below = (x1, y1 - height), (x1, y1), (x1, y2)
+    small = y2 - y1 < 3 * height  # inside, it would hide the object
+    tries = [above, below, inside] if small else [above, inside, below]
+    tries += [(x2 - width, y1 - height), (x2 - width, y2), (x1, y2 - height), (x2, y1), (x1 - width, y1)]
     places = []
     for x, y in tries:
         left, top = max(0, min(x, size[0] - width - 1)), max(0, min(y, size[1] - height - 1))

@@ -74,7 +74,7 @@ def to_labelstudio(
     Args:
         number: of the picture, for those that came from no file.
         masks: objects with a mask as brush stroke, as polygons (one for each part), or as rectangles like the others.
-        url_prefix: put before the picture's path, such as "https://example.org/pictures/", for Label Studio reads addresses.
+        url_prefix: put before the picture's path, such as "https://example.org/pictures/".
         model: `model_version` of the prediction; by default the answer's own.
 
     Raises:

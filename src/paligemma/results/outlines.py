@@ -15,10 +15,10 @@ def outlines(mask: np.ndarray, tolerance_px: float = 0.0) -> list[np.ndarray]:
     Args:
         tolerance_px: how far an outline may stray from the pixels' edges; 0 follows them exactly.
     """
-    rings = _rings(mask)
-    outer = [ring for ring in rings if area(ring) > 0]
+    borders = _borders(mask)
+    outer = [ring for ring in borders if area(ring) > 0]
     joined = [_simplified(ring, tolerance_px) for ring in outer]
-    for hole in (ring for ring in rings if area(ring) < 0):
+    for hole in (ring for ring in borders if area(ring) < 0):
         inside = _left_of(hole[-1], hole[0])
         around = [i for i, ring in enumerate(outer) if _surrounds(ring, inside)]
         home = min(around, key=lambda i: area(outer[i]))
@@ -26,14 +26,19 @@ def outlines(mask: np.ndarray, tolerance_px: float = 0.0) -> list[np.ndarray]:
     return [ring.astype(np.float64) for ring in joined]
 
 
-def as_one(rings: list[np.ndarray]) -> np.ndarray:
+def rings(mask: np.ndarray, tolerance_px: float = 0.0) -> list[np.ndarray]:
+    """The same borders each alone: parts clockwise on screen, holes against the clock."""
+    return [_simplified(ring, tolerance_px).astype(np.float64) for ring in _borders(mask)]
+
+
+def as_one(several: list[np.ndarray]) -> np.ndarray:
     """All parts in one ring, joined by cuts of no width; the filling stays the same.
 
     Args:
-        rings: float[n, 2] each, at least one.
+        several: float[n, 2] each, at least one.
     """
-    whole = rings[0]
-    for ring in rings[1:]:
+    whole = several[0]
+    for ring in several[1:]:
         whole = _joined(whole, ring)
     return whole
 
@@ -44,7 +49,7 @@ def area(ring: np.ndarray) -> float:
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) / 2
 
 
-def _rings(mask: np.ndarray) -> list[np.ndarray]:
+def _borders(mask: np.ndarray) -> list[np.ndarray]:
     """int64[n, 2] corners x, y of every border, object to the right: parts clockwise on screen, holes against it."""
     start, direction = _edges(mask)
     if not len(start):
@@ -59,7 +64,7 @@ def _rings(mask: np.ndarray) -> list[np.ndarray]:
     second = order[np.minimum(first + 1, len(order) - 1)]
     crossing = (start[second] == end) & (second != following) & (direction[second] == (direction + 1) % 4)
     following = np.where(crossing, second, following).tolist()
-    rings, seen = [], np.zeros(len(start), dtype=bool)
+    found, seen = [], np.zeros(len(start), dtype=bool)
     turns = direction[following] != direction
     for i in range(len(start)):
         if seen[i]:
@@ -70,8 +75,8 @@ def _rings(mask: np.ndarray) -> list[np.ndarray]:
             walk.append(at)
             at = following[at]
         ring = end[np.array(walk)][turns[walk]]  # only where the direction changes
-        rings.append(np.stack([ring % width, ring // width], axis=1))
-    return rings
+        found.append(np.stack([ring % width, ring // width], axis=1))
+    return found
 
 
 def _edges(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
