@@ -46,7 +46,7 @@ def walk(grammar, seed, eos_share=0.2, limit=400):
     return tokens
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     tokenizer=which, labels=names, masks=st.booleans(), labelled=st.booleans(), seed=st.integers(0, 2**32),
     max_objects=st.none() | st.integers(1, 3),
@@ -64,7 +64,7 @@ def test_any_walk_is_read_without_a_warning(tokenizer, labels, masks, labelled, 
     assert grammar.accepts(tokens)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     tokenizer=which, masks=st.booleans(), labelled=st.booleans(), free=st.booleans(),
     drawn=st.lists(st.tuples(st.sampled_from(NAMES), bins), max_size=4),

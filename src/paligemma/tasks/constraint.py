@@ -18,12 +18,10 @@ from typing import Literal
 from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS
 from paligemma.errors import InputError, UsageError
 from paligemma.results import Notice
-from paligemma.tasks.grammar import LOC_PATTERN, SEG_PATTERN, check_label, iou
+from paligemma.tasks.grammar import LOC_PATTERN, MASK_TOKENS, SEG_PATTERN, SEPARATOR, check_label, iou
 from paligemma.tokenizer import LOC_NAMES, LOCATIONS, Tokenizer
 
-SEPARATOR = " ; "
-MASK_TOKENS = 16
-DUPLICATE_IOU = 0.95
+REPEAT_IOU = 0.95
 _ALLOW = frozenset({LOCATIONS})
 _LOCATION_BYTES = re.compile(f"{LOC_PATTERN}|{SEG_PATTERN}".encode())
 _PARTIAL_LOCATION = re.compile(rb"<(?:l(?:o(?:c[0-9]{0,4})?)?|s(?:e(?:g[0-9]{0,3})?)?)?\Z")
@@ -193,7 +191,7 @@ class BoxGrammar:
         """Finds out, once place and mask are written, of which labels this box would be a repetition."""
         if state.phase != "label" or self.duplicates:
             return state
-        closed = frozenset(label for place, label in state.before if iou(place, state.place) >= DUPLICATE_IOU)
+        closed = frozenset(label for place, label in state.before if iou(place, state.place) >= REPEAT_IOU)
         return replace(state, closed=closed)
 
     def _is_last(self, state: State) -> bool:

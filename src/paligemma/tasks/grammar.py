@@ -11,11 +11,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from paligemma.config import NUM_LOC_TOKENS
+from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS
 from paligemma.errors import InputError, UsageError
 from paligemma.results import Box, Corners, Notice
 
@@ -29,6 +29,8 @@ LANGUAGES = (
     "ja", "ko", "mi", "nl", "no", "pl", "pt", "quz", "ro", "ru", "sv", "sw", "te", "th", "tr", "uk", "vi", "zh",
 )  # fmt: skip
 
+SEPARATOR = " ; "
+MASK_TOKENS = 16
 LOC_PATTERN = r"<loc(?:0[0-9]{3}|10[01][0-9]|102[0-3])>"
 SEG_PATTERN = r"<seg(?:0[0-9]{2}|1[01][0-9]|12[0-7])>"
 LOCATION = re.compile(f"{LOC_PATTERN}|{SEG_PATTERN}")
@@ -56,13 +58,25 @@ class Prompt:
         return self.text
 
 
+class Span(NamedTuple):
+    """Where a box stands in the raw text, in characters: its first location token, and behind its label."""
+
+    start: int
+    end: int
+    num_masks: int = 0  # mask tokens, which follow the four of its place
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What an answer says: text for people, boxes where the task has them, and what could not be read."""
+    """What an answer says: text for people, boxes where the task has them, and what could not be read.
+
+    `spans` says of each box which characters of the raw text it was read from.
+    """
 
     text: str
     boxes: tuple[Box, ...] | None = None
     warnings: tuple[Notice, ...] = field(default=())
+    spans: tuple[Span, ...] = field(default=())
 
 
 def check_language(language: str) -> str:
@@ -142,12 +156,13 @@ def boxes_to_text(
             raise InputError(f"box {box.box_yxyx_norm} is thinner than one location bin; leave it out or enlarge it")
         codes = ""
         if masks:
-            if box.mask_codes is None or len(box.mask_codes) != 16 or not all(0 <= c < 128 for c in box.mask_codes):
+            given = box.mask_codes or ()
+            if len(given) != MASK_TOKENS or not all(0 <= code < NUM_SEG_TOKENS for code in given):
                 raise InputError(f"the mask of {box.label!r} is {box.mask_codes}; 16 codes from 0 to 127 are needed")
-            codes = "".join(f"<seg{code:03d}>" for code in box.mask_codes)
+            codes = "".join(f"<seg{code:03d}>" for code in given)
         label = check_label(box.label) if labels else ""
         parts.append(f"{place}{codes} {label}" if label else f"{place}{codes}")
-    return " ; ".join(parts)
+    return SEPARATOR.join(parts)
 
 
 def check_label(label: str) -> str:
@@ -172,6 +187,7 @@ class _Reader:
     divisor: Divisor
     default_label: str
     boxes: list[Box] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
 
     def reject(self, start: int, end: int, reason: str) -> None:
@@ -210,18 +226,20 @@ class _Reader:
         if y2 <= y1 or x2 <= x1:
             self.reject(start, label_start + len(label), "box without area (bottom <= top or right <= left)")
         else:
-            codes = tuple(int(token.group()[4:7]) for token in segs[:16]) if len(segs) >= 16 else None
+            codes = tuple(int(token.group()[4:7]) for token in segs[:MASK_TOKENS])
+            whole = len(codes) == MASK_TOKENS
             at = [decode_bin(location_bin, self.divisor) for location_bin in (y1, x1, y2, x2)]
             box = Box(
                 label=label.strip() or self.default_label,
                 box_yxyx_norm=(at[0], at[1], at[2], at[3]),
                 loc=(y1, x1, y2, x2),
-                mask_codes=codes,
+                mask_codes=codes if whole else None,
                 image_size_px=self.image_size_px,
             )
             self.boxes.append(box)
-            if len(segs) not in (0, 16):
-                kept = "its first 16 are kept" if codes else "the box is kept without a mask"
+            self.spans.append(Span(start, label_start + len(label.rstrip()), len(segs)))
+            if len(segs) not in (0, MASK_TOKENS):
+                kept = "its first 16 are kept" if whole else "the box is kept without a mask"
                 self.reject(segs[0].start(), segs[-1].end(), f"{len(segs)} mask tokens where 16 are expected, {kept}")
         self.reject_pieces(label_start + len(label) + len(semicolon), rest)
 
@@ -247,6 +265,14 @@ def _token_runs(raw: str) -> list[list[re.Match[str]]]:
 def text_to_boxes(
     raw: str, image_size_px: tuple[int, int], *, divisor: Divisor = REFERENCE, default_label: str = ""
 ) -> tuple[tuple[Box, ...], tuple[Notice, ...]]:
+    """The boxes and notices of `read_boxes`."""
+    reading = read_boxes(raw, image_size_px, divisor=divisor, default_label=default_label)
+    return reading.boxes or (), reading.warnings
+
+
+def read_boxes(
+    raw: str, image_size_px: tuple[int, int], *, divisor: Divisor = REFERENCE, default_label: str = ""
+) -> Reading:
     """Boxes of an answer, and a notice for every fragment that is none. Total: no text raises.
 
     Args:
@@ -254,7 +280,12 @@ def text_to_boxes(
         image_size_px: width and height of the picture.
         divisor: 1023 (reference) or 1024 (Hugging Face's documentation).
         default_label: for boxes that carry no label (RefCOCO checkpoints).
+
+    Returns:
+        A reading whose text is the labels or, without boxes, whatever the model said instead.
     """
     reader = _Reader(raw, image_size_px, divisor, default_label)
     reader.read()
-    return tuple(reader.boxes), tuple(reader.notices)
+    named = [box.label for box in reader.boxes if box.label]
+    text = SEPARATOR.join(named) if reader.boxes else " ".join(LOCATION.sub(" ", raw).split())
+    return Reading(text, tuple(reader.boxes), tuple(reader.notices), tuple(reader.spans))
