@@ -160,6 +160,7 @@ def test_help_of_every_command_is_there(capsys):
         "list",
         "ocr",
         "pull",
+        "score",
         "segment",
         "show",
         "version",

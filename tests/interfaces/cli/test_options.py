@@ -19,6 +19,7 @@ from paligemma.interfaces.cli.options import AnswerOptions, BoxOptions, OutputOp
         {"num_beams": 2, "temperature": 0.5},
         {"top_k": 5},
         {"batch_size": 0},
+        {"stop_repeats": 1},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):
@@ -30,6 +31,8 @@ def test_good_settings_are_taken():
     AnswerOptions(max_tokens=1, temperature=0.7, top_k=1, top_p=1.0, seed=-3)
     assert "batch_size" not in AnswerOptions(num_beams=4).of_api()
     assert AnswerOptions(num_beams=4).of_api()["num_beams"] == 4
+    assert "stop_repeats" not in AnswerOptions().of_api()
+    assert [AnswerOptions(stop_repeats=n).of_api()["stop_repeats"] for n in (0, 8)] == [None, 8]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +58,9 @@ def test_wrong_words_about_boxes_are_refused(wrong):
 
 def test_only_what_is_said_about_boxes_is_handed_on():
     assert BoxOptions(save_crops="x").of_api() == {}
-    said = BoxOptions(conf=0.3, max_objects=2, no_grammar=True, tiles="2x3").of_api()
-    assert said == {"conf": 0.3, "max_objects": 2, "grammar": False, "tiles": (2, 3)}
+    said = BoxOptions(conf=0.3, max_objects=2, no_grammar=True, tiles="2x3", any_label=True, duplicates=True).of_api()
+    expected = {"conf": 0.3, "max_objects": 2, "grammar": False, "tiles": (2, 3), "any_label": True, "duplicates": True}
+    assert said == expected
     assert BoxOptions(tiles="auto").of_api() == {"tiles": True}
 
 

@@ -93,6 +93,8 @@ class AnswerOptions:
     """Makes drawing repeatable; by default another one each time."""
     num_beams: int = 1
     """Beam search over this many answers."""
+    stop_repeats: int | None = None
+    """End an answer that runs in circles after so many rounds; by default 16, 0 for never."""
     batch_size: int = 8
     """Pictures answered together."""
 
@@ -100,6 +102,8 @@ class AnswerOptions:
         _at_least("--max-tokens", self.max_tokens, 1)
         _at_least("--top-k", self.top_k, 1)
         _at_least("--num-beams", self.num_beams, 1)
+        if self.stop_repeats:
+            _at_least("--stop-repeats", self.stop_repeats, 2)
         _at_least("--batch-size", self.batch_size, 1)
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"--temperature {self.temperature} is out of range; give 0 or more")
@@ -112,7 +116,8 @@ class AnswerOptions:
 
     def of_api(self) -> dict[str, object]:
         """The keywords of `api` that these options are."""
-        return {key: value for key, value in asdict(self).items() if key != "batch_size"}
+        given = {key: value for key, value in asdict(self).items() if key not in ("batch_size", "stop_repeats")}
+        return given if self.stop_repeats is None else {**given, "stop_repeats": self.stop_repeats or None}
 
 
 @Parameter(name="*", group=_BOXES)
@@ -128,6 +133,10 @@ class BoxOptions:
     """Look through overlapping windows, for small objects: auto, or rows x columns such as 2x3."""
     no_grammar: Flag = False
     """Let the model write anything, also what is no box."""
+    any_label: Flag = False
+    """Allow other labels than those asked for, for fine-tuned models with names of their own."""
+    duplicates: Flag = False
+    """Allow a box that repeats an earlier one of its label."""
     save_crops: str | None = None
     """Directory for the cut-out boxes, one picture each."""
     save_mask: str | None = None
@@ -147,6 +156,8 @@ class BoxOptions:
             given["max_objects"] = self.max_objects
         if self.tiles is not None:
             given["tiles"] = True if self.tiles == "auto" else tuple(int(n) for n in self.tiles.lower().split("x"))
+        given |= {"any_label": True} if self.any_label else {}
+        given |= {"duplicates": True} if self.duplicates else {}
         return given | ({"grammar": False} if self.no_grammar else {})
 
 
