@@ -20,19 +20,20 @@ class Speaker:
     def __init__(self, model, text, finish_reason="stop"):
         self.ids = model.tokenizer.encode(text, allow=frozenset({"locations"}))
         self.eos_id, self.finish_reason = model.tokenizer.eos_id, finish_reason
-        self.prompts, self.samplings, self.calls = [], [], 0
+        self.prompts, self.samplings, self.constraints, self.calls = [], [], [], 0
         self.runner = model.engine.runner
 
-    def generate(self, prompts, samplings, *, batch_size):
+    def generate(self, prompts, samplings, *, batch_size, constraints, watch):
         self.calls += 1
         self.prompts += prompts
         self.samplings += samplings
+        self.constraints += constraints
         answer = Generation(
             tokens=self.ids, logprobs=[-1.0] * len(self.ids), finish_reason=self.finish_reason, score=0.0
         )
         return [answer] * len(prompts)
 
-    def stream(self, prompt, sampling):
+    def stream(self, prompt, sampling, constraint):
         for i in self.ids:
             yield Token(id=i, logprob=-1.0)
         yield Token(id=self.eos_id, logprob=-0.5, finish_reason="stop")

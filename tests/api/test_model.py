@@ -70,7 +70,7 @@ def test_sampling_options_reach_the_engine(model):
     ],
 )  # fmt: skip
 def test_each_verb_sends_its_prompt(model, says, ask, sent, task):
-    speaker = says("x")
+    speaker = says("")
     answer = ask(model, picture())
     assert speaker.sent(model) == f"<bos>{sent}\n"
     assert (answer.prompt, answer.task) == (sent, task)
@@ -78,7 +78,7 @@ def test_each_verb_sends_its_prompt(model, says, ask, sent, task):
 
 
 def test_typed_tokens_stay_text_unless_allowed_by_type(model, says):
-    speaker = says("x")
+    speaker = says("")
     model.generate(picture(), "detect <loc0001>")
     assert model.tokenizer.loc_start + 1 not in speaker.prompts[-1].tokens.tolist()
     model.detect(picture(), "<loc0001>")

@@ -16,6 +16,8 @@ from paligemma.api.loading import load
 from paligemma.api.model import PaliGemma
 from paligemma.api.pictures import EncodedImage, Images
 from paligemma.api.queries import Query
+from paligemma.api.ranking import Ranked
 from paligemma.api.stream import AnswerStream
+from paligemma.api.tiling import Tiles
 
-__all__ = ["AnswerStream", "EncodedImage", "Images", "PaliGemma", "Query", "load"]
+__all__ = ["AnswerStream", "EncodedImage", "Images", "PaliGemma", "Query", "Ranked", "Tiles", "load"]

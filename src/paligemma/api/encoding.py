@@ -5,7 +5,7 @@ user to keep. What depends on the prompt (the language model's cache) is not kep
 the prompt, so nothing behind the vision tower can be shared between two questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,19 +58,28 @@ class ImageEncoder:
         """
         maker = self.made_by()
         keys = [(maker, digest(picture)) for picture in pixels]
-        found = {key: self.cache.get(key) for key in dict.fromkeys(keys)}
-        missing = {key: picture for key, picture in zip(keys, pixels, strict=True) if found[key] is None}
-        if missing:
-            try:
-                made = self.model.engine.runner.encode_images(torch.stack(list(missing.values())))
-            except torch.OutOfMemoryError as error:
-                raise ResourceError(
-                    f"out of memory on {self.model.device} with {len(missing)} pictures at once; lower batch_size"
-                ) from error
-            for key, features in zip(missing, made, strict=True):
-                found[key] = features.clone()
-                self.cache.put(key, found[key])
+        found: dict[Hashable, Tensor] = {}
+        missing: dict[Hashable, Tensor] = {}
+        for key, picture in dict(zip(keys, pixels, strict=True)).items():
+            known = self.cache.get(key)
+            if known is None:
+                missing[key] = picture
+            else:
+                found[key] = known
+        for new, features in zip(missing, self._through_the_tower(list(missing.values())), strict=True):
+            found[new] = features.clone()
+            self.cache.put(new, found[new])
         return [found[key] for key in keys]
+
+    def _through_the_tower(self, pixels: Sequence[Tensor]) -> Sequence[Tensor]:
+        if not pixels:
+            return ()
+        try:
+            return list(self.model.engine.runner.encode_images(torch.stack(list(pixels))))
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"out of memory on {self.model.device} with {len(pixels)} pictures at once; lower batch_size"
+            ) from error
 
     def encode(self, examples: Sequence[Any]) -> list[EncodedImage]:
         """One `EncodedImage` for each example, all pictures through the vision tower together.

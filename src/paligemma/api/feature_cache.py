@@ -79,4 +79,4 @@ class FeatureCache:
 
 def digest(pixels: Tensor) -> bytes:
     """sha256 of the final pixels, float32[3, S, S]: two files that look the same to the model are the same."""
-    return hashlib.sha256(pixels.contiguous().numpy()).digest()
+    return hashlib.sha256(pixels.contiguous().numpy().data).digest()

@@ -1,22 +1,28 @@
 """A name -> a model ready to answer: where checkpoint, tokenizer, device and number type meet.
 
-In: a bundled or hub name, a directory or a file. Out: `PaliGemma`. Nothing is ever downloaded here.
+In: a bundled or hub name, a directory or a file. Out: `PaliGemma`, with the mask codec and the calibration that lie
+beside it. Nothing is ever downloaded here.
 """
 
+import json
 import os
+from pathlib import Path
 
 import torch
 
 from paligemma.api.model import IMAGE_CACHE, PaliGemma
-from paligemma.checkpoints import resolve
+from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.load import build_model, open_checkpoint
 from paligemma.checkpoints.placement import choose_device, choose_dtype
 from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import VARIANTS, did_you_mean
 from paligemma.errors import CheckpointError, UsageError
+from paligemma.metrics.calibration import Calibration
 from paligemma.pixels import RESIZES
 from paligemma.processor import Processor
 from paligemma.tokenizer import Tokenizer
+
+CALIBRATION = "calibration.json"
 
 
 def load(
@@ -72,5 +78,20 @@ def load(
     model = build_model(opened, chosen, place)
     return PaliGemma(
         model, processor, name=opened.name or str(name), variant=VARIANTS.get(opened.name or ""), notes=notes,
-        image_cache=image_cache,
+        image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path),
     )  # fmt: skip
+
+
+def _calibration(path: Path) -> Calibration | None:
+    """That of `calibration.json` beside the model.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    file = (path if path.is_dir() else path.parent) / CALIBRATION
+    if not file.is_file():
+        return None
+    try:
+        return Calibration.from_dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError, AttributeError, UsageError) as error:
+        raise CheckpointError(f"{file} is no calibration ({error}); calibrate again, or remove it") from error

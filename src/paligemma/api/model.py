@@ -5,21 +5,27 @@ here; what a user types never becomes a special token unless `generate` is told 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 import torch
 
 from paligemma.api.encoding import ImageEncoder
-from paligemma.api.options import CaptionOptions, FreeOptions, Options, check_batch_size
+from paligemma.api.options import BoxOptions, CaptionOptions, FreeOptions, Options, check_batch_size
 from paligemma.api.pictures import EncodedImage, Many, One, examples_of
 from paligemma.api.queries import Query
-from paligemma.api.requests import make_request
+from paligemma.api.ranking import Ranked, rank
 from paligemma.api.running import OnError, answers
 from paligemma.api.stream import AnswerStream, stream_answer
+from paligemma.api.tiled import make_work
+from paligemma.checkpoints import load_codec
 from paligemma.config import Config, Variant, did_you_mean
 from paligemma.engine import Engine
 from paligemma.errors import PaliGemmaError, UsageError
+from paligemma.metrics.calibration import Calibration
 from paligemma.model import PaliGemmaModel
+from paligemma.model.mask_codec import MaskCodec
 from paligemma.processor import Processor
 from paligemma.results import Answer, Detections, Notice
 from paligemma.tasks import TASKS, Prompt
@@ -39,6 +45,8 @@ class PaliGemma:
     Args:
         notes: what `load` had to say, such as a changed number type.
         image_cache: how many pictures' features to remember; 0 none.
+        codec_path: the mask codec's npz file, opened when the first mask is decoded.
+        calibration: makes the boxes' scores mean what they say; None leaves them as they are.
     """
 
     def __init__(
@@ -50,8 +58,11 @@ class PaliGemma:
         variant: Variant | None = None,
         notes: Sequence[Notice] = (),
         image_cache: int = IMAGE_CACHE,
+        codec_path: Path | None = None,
+        calibration: Calibration | None = None,
     ):
         self.model, self.processor, self.name, self.variant = model, processor, name, variant
+        self.codec_path, self.calibration = codec_path, calibration
         self.notes = tuple(notes)
         text, tokenizer = model.config.text, processor.tokenizer
         # Ids without a meaning in the tokenizer's file, and Hugging Face's `<image>`, must never be produced.
@@ -64,6 +75,15 @@ class PaliGemma:
     @property
     def config(self) -> Config:
         return self.model.config
+
+    @cached_property
+    def mask_codec(self) -> MaskCodec | None:
+        """What makes pixels of mask codes; None where none lies beside the model and none was pulled.
+
+        Raises:
+            CheckpointError: its file is damaged.
+        """
+        return None if self.codec_path is None else load_codec(self.codec_path, self.device)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -125,11 +145,11 @@ class PaliGemma:
         return self._verb(images, "ocr", {}, options)
 
     @overload
-    def detect(self, images: One, objects: str | Sequence[str], **options: Unpack[Options]) -> Detections: ...
+    def detect(self, images: One, objects: str | Sequence[str], **options: Unpack[BoxOptions]) -> Detections: ...
     @overload
-    def detect(self, images: Many, objects: str | Sequence[str], **options: Unpack[Options]) -> list[Detections]: ...
-    def detect(self, images: Any, objects: str | Sequence[str], **options: Unpack[Options]) -> Any:
-        """Finds things: `"cat; dog"` or `["cat", "dog"]`. What could not be read is in the answer's `warnings`.
+    def detect(self, images: Many, objects: str | Sequence[str], **options: Unpack[BoxOptions]) -> list[Detections]: ...
+    def detect(self, images: Any, objects: str | Sequence[str], **options: Unpack[BoxOptions]) -> Any:
+        """Finds things, `"cat; dog"` or `["cat", "dog"]`, each with a score; see `BoxOptions` for `conf`, `tiles` etc.
 
         Raises:
             UsageError: no object named, or an unknown option.
@@ -138,11 +158,17 @@ class PaliGemma:
         return self._verb(images, "detect", {"objects": objects}, options)
 
     @overload
-    def segment(self, images: One, objects: str | Sequence[str], **options: Unpack[Options]) -> Detections: ...
+    def segment(self, images: One, objects: str | Sequence[str], **options: Unpack[BoxOptions]) -> Detections: ...
     @overload
-    def segment(self, images: Many, objects: str | Sequence[str], **options: Unpack[Options]) -> list[Detections]: ...
-    def segment(self, images: Any, objects: str | Sequence[str], **options: Unpack[Options]) -> Any:
-        """Finds things with masks, kept as 16 codes per box (`Box.mask_codes`), not pixels. Raises as `detect`."""
+    def segment(
+        self, images: Many, objects: str | Sequence[str], **options: Unpack[BoxOptions]
+    ) -> list[Detections]: ...
+    def segment(self, images: Any, objects: str | Sequence[str], **options: Unpack[BoxOptions]) -> Any:
+        """Finds things with masks (`Box.mask`), by the model's mask codec; without one they stay codes, which is said.
+
+        Raises:
+            UsageError, InputError: as `detect`. CheckpointError: the codec's file is damaged.
+        """
         return self._verb(images, "segment", {"objects": objects}, options)
 
     @overload
@@ -171,7 +197,7 @@ class PaliGemma:
                 "a stream answers one example; give one picture, or Images(...) for several of one example"
             )
         options.pop("batch_size", None)  # there is one row
-        return stream_answer(self, make_request(self, Query(examples[0], "generate", {"prompt": prompt}, options)))
+        return stream_answer(self, make_work(self, Query(examples[0], "generate", {"prompt": prompt}, options)))
 
     def prompt(self, task: str, *words: Any, **more: Any) -> Prompt:
         """The prompt of a verb in this checkpoint's own dialect: `model.prompt("ask", "how many?", language="de")`.
@@ -227,6 +253,34 @@ class PaliGemma:
     ) -> Iterator[Answer | PaliGemmaError]:
         """`run` one by one, for endless queries: reads ahead, and keeps in memory, a window of a few batches only."""
         return answers(self, queries, check_batch_size(batch_size), on_error)
+
+    @overload
+    def score(
+        self, images: One, prompt: str | Prompt, candidates: Sequence[str], *,
+        allow: frozenset[str] = frozenset(), batch_size: int = 8,
+    ) -> list[Ranked]: ...  # fmt: skip
+    @overload
+    def score(
+        self, images: Many, prompt: str | Prompt, candidates: Sequence[str], *,
+        allow: frozenset[str] = frozenset(), batch_size: int = 8,
+    ) -> list[list[Ranked]]: ...  # fmt: skip
+    def score(
+        self, images: Any, prompt: str | Prompt, candidates: Sequence[str], *,
+        allow: frozenset[str] = frozenset(), batch_size: int = 8,
+    ) -> Any:  # fmt: skip
+        """How likely each of these answers is, likeliest first: `score(image, "answer en which?", ["cat", "dog"])`.
+
+        Args:
+            prompt: as for `generate`; that of a verb is `model.prompt("ask", "cat or dog?")`.
+            allow: kinds of special tokens that prompt and candidates may spell, such as {"locations"}.
+
+        Raises:
+            UsageError: no candidate, one that is empty or stands twice, or one that spells a special token.
+            InputError: no picture, or one that cannot be read.
+        """
+        many, examples = examples_of(images)
+        found = rank(self, examples, prompt, candidates, allow, check_batch_size(batch_size))
+        return found if many else found[0]
 
     def _verb(self, images: Any, task: str, words: dict[str, Any], options: Any) -> Any:
         """One answer for one example, a list for a list."""

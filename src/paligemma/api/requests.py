@@ -1,23 +1,27 @@
 """One query -> one request the engine can run, and the tokens that come back -> one answer.
 
-In: a `Query` and the model's processor and dialect. Out: `Request` (prompt, pixels, settings), then `Answer` or
-`Detections`. Not done here: batches (`running`), decoding (`engine`), grammar of prompts and answers (`tasks`).
+In: a `Query` and the model's processor and dialect. Out: `Request` (prompt, pixels, settings, grammar), then `Answer`
+or `Detections`. Not done here: batches (`running`), decoding (`engine`), grammar of prompts and answers (`tasks`).
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
+from paligemma.api.detecting import BOX_TASKS, Begun, constraint_of, reads_as, scored, with_pixels
+from paligemma.api.encoding import Picture
 from paligemma.api.options import sampling_of
 from paligemma.api.queries import Query
 from paligemma.engine import Generation, Sampling
 from paligemma.processor import Encoded
 from paligemma.results import Answer, Detections, Notice
-from paligemma.tasks import TASKS, Prompt, lint, task_of
+from paligemma.tasks import TASKS, Prompt, Reading, lint
+from paligemma.tasks.grammar import Divisor
 
 if TYPE_CHECKING:
     from paligemma.api.model import PaliGemma
@@ -33,30 +37,30 @@ class Request:
     images: tuple[Image.Image, ...]
     paths: tuple[str | None, ...]
     sampling: Sampling
-    loc_divisor: Literal[1023, 1024]
+    constraint: Begun | None
+    loc_divisor: Divisor
     warnings: tuple[Notice, ...]
     preprocess_s: float
 
+    @property
+    def has_boxes(self) -> bool:
+        return reads_as(self.prompt) in BOX_TASKS
 
-def make_request(model: "PaliGemma", query: Query) -> Request:
-    """Opens the pictures of a query and encodes it.
+
+def make_request(model: "PaliGemma", query: Query, pictures: Sequence[Picture], opening_s: float) -> Request:
+    """Encodes a checked query about these pictures: its own, or a part of them.
 
     Raises:
-        UsageError: words or options that make no prompt. InputError: no picture, one that cannot be read, or too much
-            for this model.
+        UsageError: words or options that make no prompt. InputError: too much for this model.
     """
     began = time.perf_counter()
-    query.check()
     options, prompt = query.options, prompt_of(model, query)
-    pictures = model.encoder.opened(query.images)
-    limit = model.config.text.max_positions
-    encoded = model.encoder.row(pictures, prompt, limit - 1)
     start = options.get("start", "")
-    if start:
-        encoded = _continued(encoded, model.tokenizer.encode(start, allow=prompt.allow))
+    given = model.tokenizer.encode(start, allow=prompt.allow) if start else []
+    limit = model.config.text.max_positions
+    encoded = _continued(model.encoder.row(pictures, prompt, limit - 1), given)
     room = limit - len(encoded.tokens)
     free = prompt.task == "generate"
-    warnings = lint(prompt.text, task_of(prompt.text) if free else prompt.task, model.variant, free=free)
     return Request(
         prompt=prompt,
         start=start,
@@ -64,9 +68,10 @@ def make_request(model: "PaliGemma", query: Query) -> Request:
         images=tuple(picture.image for picture in pictures),
         paths=tuple(picture.path for picture in pictures),
         sampling=sampling_of(options, min(_max_tokens(model, prompt), max(1, room))),
+        constraint=constraint_of(model, query, prompt, given),
         loc_divisor=options.get("loc_divisor", 1023),
-        warnings=tuple(warnings),
-        preprocess_s=time.perf_counter() - began,
+        warnings=tuple(lint(prompt.text, reads_as(prompt), model.variant, free=free)),
+        preprocess_s=opening_s + time.perf_counter() - began,
     )
 
 
@@ -88,20 +93,50 @@ def prompt_of(model: "PaliGemma", query: Query) -> Prompt:
     return model.prompt("generate", prompt, allow=allow)
 
 
-def make_answer(model: "PaliGemma", request: Request, generation: Generation, generate_s: float) -> Answer:
-    """What the tokens say, in the task's own way of reading; odd things are in `warnings`, never an error."""
-    prompt = request.prompt
-    raw = request.start + model.tokenizer.decode(generation.tokens)
-    size = request.images[0].size
-    read_as = task_of(prompt.text) if prompt.task == "generate" else prompt.task
-    reading = TASKS[read_as].parse(raw, size, divisor=request.loc_divisor, default_label=prompt.label)
+def make_answers(
+    model: "PaliGemma", requests: Sequence[Request], generations: Sequence[Generation], generate_s: float
+) -> list[Answer]:
+    """What the tokens say, in each task's own way of reading; odd things are in `warnings`, never an error.
+
+    Raises:
+        CheckpointError: masks came, and the codec's file is damaged.
+    """
+    pairs = list(zip(requests, generations, strict=True))
+    readings = [_read(model, *pair) for pair in pairs]
+    readings = with_pixels(model, readings, [request.loc_divisor for request in requests])
+    return [_answer(model, *pair, reading, generate_s) for pair, reading in zip(pairs, readings, strict=True)]
+
+
+def _read(model: "PaliGemma", request: Request, generation: Generation) -> Reading:
+    """Text or boxes, these with their scores."""
+    prompt, raw = request.prompt, _raw(model, request, generation)
+    reading = TASKS[reads_as(prompt)].parse(
+        raw, request.images[0].size, divisor=request.loc_divisor, default_label=prompt.label
+    )
+    if reading.boxes is None:
+        return reading
+    return scored(model, reading, generation, request.constraint, request.start)
+
+
+def _raw(model: "PaliGemma", request: Request, generation: Generation) -> str:
+    return request.start + model.tokenizer.decode(generation.tokens)
+
+
+def _answer(
+    model: "PaliGemma", request: Request, generation: Generation, reading: Reading, generate_s: float
+) -> Answer:
+    prompt, reason = request.prompt, generation.finish_reason
     warnings = (*request.warnings, *reading.warnings)
-    if generation.finish_reason == "length":
+    if reason == "length":
         cut = f"the answer was cut at {request.sampling.max_tokens} tokens; raise max_tokens for more"
         warnings += (Notice("truncated", cut),)
+    elif reason == "repetition":
+        warnings += (Notice("repetition", "the answer ran in circles and was ended; stop_repeats=None lets it run"),)
     fields: dict[str, Any] = {
-        "text": reading.text, "raw": raw, "task": prompt.task, "prompt": prompt.text, "model": model.name,
-        "finish_reason": generation.finish_reason, "warnings": warnings, "image_size_px": size,
+        "text": reading.text, "raw": _raw(model, request, generation), "task": prompt.task, "prompt": prompt.text,
+        "model": model.name, "finish_reason": reason, "warnings": warnings,
+        "score": math.exp(math.fsum(generation.logprobs)) if reason == "stop" else None,
+        "image_size_px": request.images[0].size,
         "tokens": tuple(generation.tokens), "logprobs": tuple(generation.logprobs),
         "timing": {"preprocess": request.preprocess_s, "generate": generate_s},
         "images": request.images, "paths": request.paths,
@@ -118,6 +153,8 @@ def _max_tokens(model: "PaliGemma", prompt: Prompt) -> int:
 
 def _continued(encoded: Encoded, ids: Sequence[int]) -> Encoded:
     """The row with the given start of the answer behind it, which sees backwards only, as in training."""
+    if not ids:
+        return encoded
     start = torch.tensor(ids, dtype=torch.int64)
     one, zero = torch.ones_like(start), torch.zeros_like(start)
     return replace(

@@ -7,10 +7,13 @@ memory is one window, besides the answers the caller keeps. Not done here: resum
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+from paligemma.api.detecting import watched_ranges
 from paligemma.api.queries import Query
-from paligemma.api.requests import Request, make_answer, make_request
+from paligemma.api.requests import Request, make_answers
+from paligemma.api.tiled import Work, make_work
 from paligemma.errors import PaliGemmaError, UsageError
 from paligemma.results import Answer
 
@@ -31,33 +34,42 @@ def answers(
     """
     if on_error not in ("raise", "return"):
         raise UsageError(f"on_error is {on_error!r}; give 'raise' or 'return'")
-    window: list[Request | PaliGemmaError] = []
+    window: list[Work | PaliGemmaError] = []
+    rows = 0
     for query in queries:
         try:
-            window.append(make_request(model, query))
+            work = make_work(model, query)
+            window.append(work)
+            rows += len(work.requests)
         except PaliGemmaError as error:
             if on_error == "raise":
                 raise
             window.append(error)
-        if len(window) == BATCHES_AT_ONCE * batch_size:
+            rows += 1
+        if rows >= BATCHES_AT_ONCE * batch_size:
             yield from _answered(model, window, batch_size, on_error)
-            window = []
+            window, rows = [], 0
     yield from _answered(model, window, batch_size, on_error)
 
 
 def _answered(
-    model: "PaliGemma", window: Sequence[Request | PaliGemmaError], batch_size: int, on_error: OnError
+    model: "PaliGemma", window: Sequence[Work | PaliGemmaError], batch_size: int, on_error: OnError
 ) -> Iterator[Answer | PaliGemmaError]:
     """The answers of one window, its errors in their places."""
-    requests = [entry for entry in window if isinstance(entry, Request)]
+    requests = [request for work in window if isinstance(work, Work) for request in work.requests]
     found = iter(_decoded(model, requests, batch_size, on_error))
-    for entry in window:
-        yield next(found) if isinstance(entry, Request) else entry
+    for work in window:
+        if isinstance(work, PaliGemmaError):
+            yield work
+            continue
+        own = list(islice(found, len(work.requests)))
+        errors = [entry for entry in own if isinstance(entry, PaliGemmaError)]
+        yield errors[0] if errors else work.combine([entry for entry in own if isinstance(entry, Answer)])
 
 
 def _decoded(
     model: "PaliGemma", requests: Sequence[Request], batch_size: int, on_error: OnError
-) -> list[Answer | PaliGemmaError]:
+) -> Sequence[Answer | PaliGemmaError]:
     """Runs requests together; where that fails and errors are wanted back, ever smaller groups find whose it is."""
     if not requests:
         return []
@@ -67,14 +79,15 @@ def _decoded(
             model.encoder.with_features([request.encoded for request in requests]),
             [request.sampling for request in requests],
             batch_size=min(batch_size, len(requests)),
+            constraints=[request.constraint for request in requests],
+            watch=watched_ranges(model.tokenizer) if any(request.has_boxes for request in requests) else (),
         )
+        return make_answers(model, requests, generations, time.perf_counter() - began)
     except PaliGemmaError as error:
         if on_error == "raise":
             raise
         if len(requests) == 1:
             return [error]
-        half = len(requests) // 2
-        parts = (requests[:half], requests[half:])
-        return [found for part in parts for found in _decoded(model, part, batch_size, on_error)]
-    seconds = time.perf_counter() - began
-    return [make_answer(model, *pair, seconds) for pair in zip(requests, generations, strict=True)]
+    half = len(requests) // 2
+    parts = (requests[:half], requests[half:])
+    return [found for part in parts for found in _decoded(model, part, batch_size, on_error)]

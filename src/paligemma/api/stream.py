@@ -1,14 +1,16 @@
 """One answer piece by piece, and the whole of it at the end.
 
-In: a request. Out: pieces of text as the engine makes tokens; joined they are the answer's raw text.
+In: the work of one query. Out: pieces of text as the engine makes tokens; joined they are the answer's raw text.
 """
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from paligemma.api.requests import Request, make_answer
+from paligemma.api.requests import make_answers
+from paligemma.api.tiled import Work
 from paligemma.engine import Generation
+from paligemma.engine.sampling import FinishReason
 from paligemma.errors import UsageError
 from paligemma.results import Answer
 
@@ -37,14 +39,18 @@ class AnswerStream(Iterator[str]):
         return self._finished[0]
 
 
-def stream_answer(model: "PaliGemma", request: Request) -> AnswerStream:
-    """Starts decoding one request.
+def stream_answer(model: "PaliGemma", work: Work) -> AnswerStream:
+    """Starts decoding the one request of a query.
 
     Raises:
-        UsageError: beams, which have no answer before the end. ResourceError: out of memory.
+        UsageError: tiles, which are many requests; beams, which have no answer before the end.
+        ResourceError: out of memory.
     """
+    if len(work.requests) > 1:
+        raise UsageError("tiles were asked of a stream, but many windows have no one answer; use generate")
+    (request,) = work.requests
     (row,) = model.encoder.with_features([request.encoded])
-    tokens = model.engine.stream(row, request.sampling)
+    tokens = model.engine.stream(row, request.sampling, request.constraint)
     finished: list[Answer] = []
 
     def pieces() -> Iterator[str]:
@@ -52,7 +58,7 @@ def stream_answer(model: "PaliGemma", request: Request) -> AnswerStream:
         decoder = model.tokenizer.stream()
         ids: list[int] = []
         logprobs: list[float] = []
-        reason: Literal["stop", "length"] = "length"
+        reason: FinishReason = "length"
         for token in tokens:
             logprobs.append(token.logprob)
             reason = token.finish_reason or reason
@@ -63,6 +69,7 @@ def stream_answer(model: "PaliGemma", request: Request) -> AnswerStream:
         if piece := decoder.flush():
             yield piece
         generation = Generation(tokens=ids, logprobs=logprobs, finish_reason=reason, score=sum(logprobs))
-        finished.append(make_answer(model, request, generation, time.perf_counter() - began))
+        seconds = time.perf_counter() - began
+        finished.append(work.combine(make_answers(model, [request], [generation], seconds)))
 
     return AnswerStream(pieces(), finished)

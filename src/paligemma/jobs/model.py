@@ -46,7 +46,7 @@ class Answerer:
         for opened in batch:
             item = opened.item
             known = known_options(item.task)
-            options = {name: value for name, value in self.options.items() if name in known}
+            options = {name: _as_given(value) for name, value in self.options.items() if name in known}
             if options.get("seed") is not None:
                 options["seed"] += item.index  # each input draws for itself, wherever it is answered
             queries.append(Query(Images(*opened.pictures), item.task, item.words, options))
@@ -163,6 +163,11 @@ def free_bytes(device: str) -> int | None:
         except (OSError, ValueError):  # not there, or "max"
             continue
     return min(found) if found else None
+
+
+def _as_given(value: Any) -> Any:
+    """An option as a verb takes it: pairs such as (rows, columns) came back from JSON as lists."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def fingerprint(source: Path) -> str:

@@ -3,6 +3,7 @@
 In: the command's choices. Out: plain JSON, and the sentence about what differs. Not done here: reading files.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -47,8 +48,8 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON gives them back."""
-        row = asdict(self)
-        return {**row, "sources": list(self.sources), "words": dict(self.words), "options": dict(self.options)}
+        row: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return row
 
 
 def check_same(before: Mapping[str, Any], settings: Settings, folder: object) -> None:

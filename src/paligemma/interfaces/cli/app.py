@@ -17,7 +17,7 @@ from cyclopts import App
 
 from paligemma import __version__
 from paligemma.errors import EXIT_INTERRUPTED
-from paligemma.interfaces.cli import console, doctor, models, scoring, verbs
+from paligemma.interfaces.cli import batch, console, doctor, models, scoring, verbs
 from paligemma.interfaces.cli.options import STDIN, Json
 from paligemma.interfaces.cli.report import describe
 
@@ -39,6 +39,7 @@ app = App(
 for _command in (verbs.caption, verbs.ask, verbs.ocr, verbs.detect, verbs.segment, verbs.generate):
     app.command(_command)
 app.command(scoring.score)
+app.command(batch.batch)
 app.command(models.list_models, name="list")
 app.command(models.show)
 app.command(models.pull)
