@@ -20,6 +20,8 @@ _ROOMS = {
     "Images": "api",
     "EncodedImage": "api",
     "Query": "api",
+    "Tiles": "api",
+    "Ranked": "api",
     "AnswerStream": "api",
     "Answer": "results",
     "Detections": "results",

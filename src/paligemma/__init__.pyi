@@ -5,6 +5,8 @@ from paligemma.api import EncodedImage as EncodedImage
 from paligemma.api import Images as Images
 from paligemma.api import PaliGemma as PaliGemma
 from paligemma.api import Query as Query
+from paligemma.api import Ranked as Ranked
+from paligemma.api import Tiles as Tiles
 from paligemma.api import load as load
 from paligemma.config import VARIANTS as VARIANTS
 from paligemma.config import Config as Config
