@@ -155,3 +155,9 @@ def test_a_codec_is_no_weight_file_and_goes_with_its_model(tmp_path):
     back = convert(tmp_path / "hf", tmp_path / "npz" / "x.npz", format="big_vision")
     assert back.files[-1] == tmp_path / "npz" / "mask_codec.npz"
     convert(tmp_path / "npz", tmp_path / "npz" / "y.npz", format="big_vision")  # its codec is there already
+    (tmp_path / "npz" / "mask_codec.npz").write_bytes(b"another codec")
+    with pytest.raises(UsageError, match="mask codec of another model"):
+        convert(tmp_path / "hf", tmp_path / "npz" / "z.npz", format="big_vision")
+    assert not (tmp_path / "npz" / "z.npz").exists()
+    convert(tmp_path / "hf", tmp_path / "npz" / "z.npz", format="big_vision", overwrite=True)
+    assert (tmp_path / "npz" / "mask_codec.npz").read_bytes() == b"a codec"

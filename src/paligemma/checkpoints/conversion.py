@@ -119,8 +119,12 @@ def convert(
         opened = replace(opened, tokenizer_path=hub.resolve(tokenizer))
     wanted = as_dtype(dtype) or common_dtype(opened.tensors)
     destination = Path(target)
+    codec = _codec_to_copy(opened.path, destination if format == "hf" else destination.parent, overwrite)
     files = _write(opened, destination, format, wanted, layout, shard_bytes, params_prefix, overwrite)
-    files += _copy_codec(opened.path, destination if format == "hf" else destination.parent)
+    if codec is not None:
+        with writing([codec[1]]) as [partial]:
+            shutil.copyfile(codec[0], partial)
+        files.append(codec[1])
     difference = None
     if verify:
         compute = common_dtype(opened.tensors)
@@ -181,14 +185,19 @@ def _write(
     return files
 
 
-def _copy_codec(source: Path, directory: Path) -> list[Path]:
-    """The mask codec beside the source goes with the model: its masks mean nothing to another codec."""
+def _codec_to_copy(source: Path, directory: Path, overwrite: bool) -> tuple[Path, Path] | None:
+    """From where to where the mask codec goes with its model, whose masks mean nothing to another codec.
+
+    Raises:
+        UsageError: the codec of another model is in the way.
+    """
     codec = hub.codec_beside(source)
     if codec is None or codec.parent.resolve() == directory.resolve():
-        return []
-    with writing([directory / codec.name]) as [partial]:
-        shutil.copyfile(codec, partial)
-    return [directory / codec.name]
+        return None
+    target = directory / codec.name
+    if target.is_file() and not overwrite and target.read_bytes() != codec.read_bytes():
+        raise UsageError(f"{target} is the mask codec of another model; choose another folder, or allow overwriting")
+    return codec, target
 
 
 def _refuse_overwriting(source: Opened, present: list[Path], target: Path, overwrite: bool) -> None:

@@ -173,7 +173,7 @@ def pull(name: str, /, *, revision: str | None = None, json: Json = False) -> No
     HF_TOKEN or through `hf auth login`.
 
     Args:
-        name: published name, such as paligemma2-3b-mix-224.
+        name: published name, such as paligemma2-3b-mix-224; or vae-oid, the codec of masks.
         revision: branch or commit; default main.
         json: one JSON object on stdout and nothing else.
     """
