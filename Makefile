@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test lint types contracts check fix bench gpu-check docs-check freeze clean
+.PHONY: help demo test lint types contracts check fix bench gpu-check browser-check docs-check freeze clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -50,6 +50,9 @@ bench: $(VENV)/.dev  ## measure beside transformers, in one run
 
 gpu-check: $(if $(PYTHON_GPU),,$(VENV)/.dev)  ## what only an accelerator can show; PYTHON_GPU=python3 uses its machine's own
 	PYTHONPATH=src $(or $(PYTHON_GPU),$(BIN)/python) -m pytest -m gpu -rs
+
+browser-check: $(VENV)/.dev  ## the web page in Chromium (Debian, Ubuntu: apt install chromium)
+	$(BIN)/python -m pytest -m browser -rs
 
 clean:  ## remove what the targets made, .venv included
 	rm -rf $(VENV) build dist demo.png .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

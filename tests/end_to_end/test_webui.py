@@ -1,0 +1,237 @@
+"""The web page as people use it: Debian's Chromium, the real command, the bundled model. `make browser-check`."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from paligemma.scenes import draw_scene
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+PATIENCE_MS = 120_000
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian, Ubuntu: apt install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Where `paligemma ui` says it is."""
+    command = [sys.executable, "-m", "paligemma", "ui", "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            line = process.stdout.readline()
+            assert line.endswith("(nano; Ctrl+C ends it)\n"), line
+            yield line.split()[0]
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright is installed (pip install playwright)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, address):
+    """Opens the page; at the end no visit has asked another host for anything, nor met an error."""
+    contexts, asked, errors = [], [], []
+
+    def go(locale="en-US", size=(1280, 860), scheme="light", **more):
+        width, height = size
+        context = chromium.new_context(
+            locale=locale, viewport={"width": width, "height": height}, color_scheme=scheme, **more
+        )
+        context.set_default_timeout(PATIENCE_MS)
+        contexts.append(context)
+        context.on("request", lambda request: asked.append(request.url))
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        page = context.new_page()
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(address)
+        page.wait_for_selector("#run")
+        page.wait_for_selector("#picture img")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert {url for url in asked if not url.startswith((address, "data:", "blob:"))} == set()
+    assert errors == []
+
+
+def choose(page, verb):
+    page.locator(f"#verbs input[value={verb}]").check(force=True)
+
+
+def run(page):
+    page.click("#run")
+
+
+def scene_file(seed=1_000_000_000):
+    file = io.BytesIO()
+    draw_scene(seed).image.save(file, "PNG")
+    return {"name": "scene.png", "mimeType": "image/png", "buffer": file.getvalue()}
+
+
+def give(page, file):
+    """Puts another picture in the place of the first one."""
+    before = page.locator("#picture img").get_attribute("src")
+    page.locator("#picture input[type=file]").set_input_files(file)
+    page.wait_for_function("(before) => document.querySelector('#picture img')?.src !== before", arg=before)
+
+
+def test_an_example_is_found_drawn_and_saved(visit):
+    page = visit()
+    run(page)
+    page.wait_for_selector("#drawn img")
+    labels = page.locator("#boxes tbody tr td:first-child").all_inner_texts()
+    assert {label.strip() for label in labels if label.strip()} == {"rocket", "cat", "sun"}
+    assert "3 found" in page.inner_text("#status")
+    with page.expect_download() as saved:
+        page.click("#downloads >> text=JSON")
+    found = json.loads(saved.value.path().read_text())
+    assert saved.value.suggested_filename == "detect.json"
+    assert sorted(box["label"] for box in found["boxes"]) == ["cat", "rocket", "sun"]
+    with page.expect_download() as saved:
+        page.click("#downloads >> text=Picture")
+    assert Image.open(saved.value.path()).format == "PNG"
+    page.click("#raw >> text=Raw text")
+    page.wait_for_selector("#raw textarea")
+    assert "<loc" in page.locator("#raw textarea").input_value()
+
+
+def test_the_least_score_hides_boxes(visit):
+    page = visit()
+    run(page)
+    page.wait_for_selector("#least input[type=number]")
+    page.fill("#least input[type=number]", "1")
+    page.press("#least input[type=number]", "Enter")
+    page.wait_for_function("() => document.querySelector('#status').innerText.includes('below the least score')")
+
+
+@pytest.mark.parametrize("verb", ["caption", "ask", "ocr", "generate", "segment"])
+def test_every_other_verb_answers(visit, verb):
+    page = visit()
+    choose(page, verb)
+    run(page)
+    page.wait_for_function("() => / s\\b/.test(document.querySelector('#status').innerText)")
+    if verb == "segment":
+        assert page.locator("#drawn img").is_visible()
+    else:
+        assert page.locator("#answer textarea").is_visible()
+    if verb == "caption":
+        assert re.search("cat|rocket|sun", page.locator("#answer textarea").input_value())
+
+
+def test_an_uploaded_and_a_pasted_picture_are_answered(visit):
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    choose(page, "caption")
+    give(page, scene_file())
+    run(page)
+    page.wait_for_function("() => document.querySelector('#answer textarea')?.value.includes('car')")
+    page.evaluate(
+        """async (bytes) => navigator.clipboard.write(
+            [new ClipboardItem({"image/png": new Blob([new Uint8Array(bytes)], {type: "image/png"})})])""",
+        list(scene_file(1_000_000_009)["buffer"]),
+    )
+    before = page.locator("#picture img").get_attribute("src")
+    page.locator("#picture .source-selection button").nth(1).click()
+    page.wait_for_function("(before) => document.querySelector('#picture img')?.src !== before", arg=before)
+    run(page)
+    page.wait_for_function("() => document.querySelector('#answer textarea')?.value.includes('flower')")
+
+
+def test_a_drawing_is_answered(visit):
+    page = visit()
+    page.get_by_role("tab", name="Draw").click()
+    page.wait_for_selector("#sketch canvas")
+    page.wait_for_timeout(1500)  # the pen is taken a moment after the paper is there
+    run(page)
+    page.wait_for_selector("#status .error")
+    assert "There is no picture yet" in page.inner_text("#status")
+    paper = page.locator("#sketch canvas").bounding_box()
+    x, y = paper["x"] + paper["width"] / 2, paper["y"] + paper["height"] / 2
+    page.mouse.move(x - 50, y)
+    page.mouse.down()
+    for step in range(-50, 60, 10):
+        page.mouse.move(x + step, y + step / 2)
+    page.mouse.up()
+    choose(page, "caption")
+    run(page)
+    page.wait_for_function("() => / s\\b/.test(document.querySelector('#status').innerText)")
+
+
+def test_mistakes_are_one_sentence(visit):
+    page = visit()
+    page.fill("#objects textarea", " ; ")
+    run(page)
+    page.wait_for_selector("#status .error")
+    assert page.inner_text("#status").strip() == "Nothing is named to be found; name things, such as: cat; dog"
+    page.fill("#objects textarea", "cat")
+    whole = scene_file()
+    page.locator("#picture input[type=file]").set_input_files({**whole, "buffer": whole["buffer"][:500]})
+    page.wait_for_timeout(1500)
+    run(page)
+    page.wait_for_function("() => document.querySelector('#status').innerText.includes('truncated or damaged')")
+
+
+def test_the_browsers_language_and_the_switch(visit):
+    page = visit("zh-CN")
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    assert page.inner_text("#run") == "回答"
+    run(page)
+    page.wait_for_selector("#drawn img")
+    assert "找到 3 个" in page.inner_text("#status")
+    page.locator("#picture button[aria-label]").last.click()  # takes the picture away
+    page.wait_for_selector("#picture >> text=拖入")
+    page.click("nav >> text=English")
+    page.wait_for_selector("#run >> text=Answer")
+    assert page.evaluate("navigator.language") == "en"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(visit, scheme):
+    page = visit(size=(390, 844), scheme=scheme)
+    run(page)
+    page.wait_for_selector("#boxes td")
+    page.wait_for_timeout(1000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    red, green, blue = map(
+        int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]
+    )
+    assert (red + green + blue < 200) == (scheme == "dark")
+
+
+def test_two_pages_are_both_answered(visit):
+    pages = [visit(), visit("zh-CN")]
+    for page in pages:
+        choose(page, "caption")
+        run(page)
+    for page in pages:
+        page.wait_for_function("() => document.querySelector('#answer textarea')?.value.includes('cat')")
+
+
+def test_two_examples_differ(visit):
+    page = visit()
+    page.locator("#examples button").nth(1).click()
+    page.wait_for_function("() => document.querySelector('#objects textarea').value === 'car; sun'")
+    run(page)
+    page.wait_for_selector("#boxes td")
+    assert "car" in page.inner_text("#boxes tbody")
