@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from paligemma import doctor
-from paligemma.checkpoints import save_codec
+from paligemma.checkpoints import load_codec, save_codec
 from paligemma.doctor.vae import check
 from paligemma.errors import CheckpointError, InputError
 from paligemma.model.mask_codec import MaskCodec, MaskCodecConfig
+from paligemma.results import Mask
 from paligemma.tasks.masks import decoder
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "vae"
@@ -106,6 +107,18 @@ def test_a_box_the_parser_misses_fails(copy, monkeypatch):
     found = broken(copy)
     assert "demo_parser/00 read by tasks.segment" in found
     assert "missed" in found["demo_parser/00 read by tasks.segment"].note
+
+
+def test_tokens_that_do_not_exist_are_the_demos_alone(copy):
+    """The demo reads `<loc1500>` and `<seg200>`; our alphabet ends before, so nothing is asked of our reading."""
+    text = "<loc0000><loc0000><loc1023><loc1023>" + "<seg200>" * 16 + " x"
+    thing = {"content": text, "xyxy": [0, 0, 30, 20], "name": "x", "has_mask": True, "mask_key": "demo_mask.far"}
+    case = {"text": text, "width": 30, "height": 20, "unique_labels": False, "objs": [thing]}
+    last = decoder(load_codec(copy / "vae-tiny-random.npz"))([(127,) * 16])[0]
+    mask = Mask(values=last, box_yxyx_norm=(0, 0, 1023 / 1024, 1023 / 1024), image_size_px=(30, 20), convention="demo")
+    change_array(copy / "text_masks.npz", "demo_mask.far", lambda _: np.rint(mask.soft() * 255).astype(np.uint8))
+    change_text(copy, lambda cases: cases["demo_parser"].append(case))
+    assert broken(copy) == {}
 
 
 def test_weights_that_do_not_come_back_fail(copy, monkeypatch):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from paligemma.checkpoints.mask_codec import load_codec, save_codec
+from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS
 from paligemma.doctor.demo_parser import DemoObject, extract_objects
 from paligemma.doctor.report import Row, compare, equal, failed
 from paligemma.results import Box, Mask
@@ -184,7 +185,8 @@ class _Golden:
         y1, x1, y2, x2 = (decode_bin(location, HUGGING_FACE) for location in thing.loc)
         if thing.codes is None or y2 <= y1 or x2 <= x1:
             return np.zeros((height, width), dtype=np.float32)
-        values = self.decode([thing.codes])[0]
+        last = self.codec.config.num_codes - 1  # JAX takes the last row for an index behind it
+        values = self.decode([tuple(min(code, last) for code in thing.codes)])[0]
         pasted = Mask(
             values=values, box_yxyx_norm=(y1, x1, y2, x2), image_size_px=(width, height), convention="demo"
         )  # fmt: skip
@@ -239,14 +241,15 @@ def _our_reading(name: str, case: dict[str, Any], found: list[DemoObject]) -> Ro
     The label begins as the demo's, without outer spaces and apostrophes for repetition: the demo cuts at `<` and `>`.
     """
     boxes = iter(parse_segments(case["text"], (case["width"], case["height"]), divisor=HUGGING_FACE).boxes or ())
-    proper = [thing for thing in found if thing.loc is not None and _has_area(thing.loc)]
+    proper = [thing for thing in found if thing.loc is not None and _is_proper(thing.loc, thing.codes or ())]
     missed = [thing.content for thing in proper if not any(_same(box, thing) for box in boxes)]
     return Row(name, float(len(missed)), 0.0, f"missed {missed[0]!r}" if missed else "")
 
 
-def _has_area(loc: tuple[int, ...]) -> bool:
+def _is_proper(loc: tuple[int, ...], codes: tuple[int, ...]) -> bool:
+    """A box with area, of tokens that exist."""
     y1, x1, y2, x2 = loc
-    return y1 < y2 < 1024 and x1 < x2 < 1024
+    return y1 < y2 < NUM_LOC_TOKENS and x1 < x2 < NUM_LOC_TOKENS and all(code < NUM_SEG_TOKENS for code in codes)
 
 
 def _same(box: Box, thing: DemoObject) -> bool:
