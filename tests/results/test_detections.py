@@ -106,3 +106,7 @@ def test_json_holds_scores_and_masks():
     assert Mask.from_rle(row["boxes"][0]["mask"]) == segmented()[0].mask
     assert "mask" not in row["boxes"][2]
     assert "mask" not in segmented()[0].to_dict(with_masks=False)
+
+
+def test_labels_are_plain_strings():
+    assert [type(label) for label in segmented().labels] == [str] * 3

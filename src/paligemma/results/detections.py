@@ -75,8 +75,8 @@ class Detections(Answer):
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels as an array of str[n], so that `found[found.labels == "cat"]` works."""
-        return np.array([box.label for box in self.boxes], dtype=str)
+        """Labels as an array of n strings, so that `found[found.labels == "cat"]` works."""
+        return np.array([box.label for box in self.boxes], dtype=object)
 
     @property
     def areas_px(self) -> np.ndarray:
