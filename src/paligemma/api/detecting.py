@@ -15,9 +15,10 @@ from paligemma.engine import Generation
 from paligemma.errors import InputError, UsageError
 from paligemma.results import Notice
 from paligemma.tasks import Prompt, Reading, task_of
-from paligemma.tasks.confidence import score_boxes, with_scores
+from paligemma.tasks.confidence import refine_boxes, score_boxes, with_scores
 from paligemma.tasks.constraint import BoxGrammar
-from paligemma.tasks.grammar import Divisor, check_label, split_objects
+from paligemma.tasks.detect import drop_duplicates
+from paligemma.tasks.grammar import REFERENCE, SEPARATOR, Divisor, check_label, split_objects
 from paligemma.tasks.masks import decoder
 from paligemma.tasks.segment import with_masks
 from paligemma.tokenizer import Tokenizer
@@ -51,9 +52,32 @@ class Begun:
     def advance(self, state: Any, token_id: int) -> Any:
         return self.grammar.advance(state, token_id)
 
+    def whole_objects(self, tokens: Sequence[int]) -> int:
+        """How many objects an answer holds from end to end; a cut one may have a last one that is a stump."""
+        state = self.start()
+        for token in tokens:
+            state = self.grammar.advance(state, token)
+        return len(state.before) + self.grammar.accepts([*self.given, *tokens])
+
     def notices(self, tokens: Sequence[int]) -> tuple[Notice, ...]:
         """Why the grammar ended this answer, where it did."""
         return self.grammar.notices([*self.given, *tokens])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How boxes are asked for.
+
+    Args:
+        constraint: the grammar, None for text and where it is off.
+        duplicates: whether repetitions are kept.
+        divisor: of location bins; refine: whether edges move to the median of their distributions.
+    """
+
+    constraint: Begun | None = None
+    duplicates: bool = True
+    divisor: Divisor = REFERENCE
+    refine: bool = False
 
 
 def reads_as(prompt: Prompt) -> str:
@@ -61,8 +85,8 @@ def reads_as(prompt: Prompt) -> str:
     return task_of(prompt.text) if prompt.task == "generate" else prompt.task
 
 
-def constraint_of(model: "PaliGemma", query: Query, prompt: Prompt, given: Sequence[int]) -> Begun | None:
-    """The grammar a query is answered under, None for text and where it is switched off.
+def asked_of(model: "PaliGemma", query: Query, prompt: Prompt, given: Sequence[int]) -> Asked:
+    """What a query's options say about boxes; a prompt typed whole is answered as the model likes unless they do.
 
     Args:
         given: tokens of the answer's beginning.
@@ -70,19 +94,23 @@ def constraint_of(model: "PaliGemma", query: Query, prompt: Prompt, given: Seque
     Raises:
         UsageError: a beginning that the grammar does not allow.
     """
-    options, task = query.options, reads_as(prompt)
-    # A prompt typed whole is answered as the model likes, unless the grammar is asked for.
-    if task not in BOX_TASKS or not options.get("grammar", prompt.task in BOX_TASKS):
-        return None
-    grammar = _grammar(model.tokenizer, _labels(prompt, options), task, _rules(prompt, options))
-    begun = Begun(grammar, tuple(given))
+    options, task, of_verb = query.options, reads_as(prompt), prompt.task in BOX_TASKS
+    asked = Asked(
+        duplicates=options.get("duplicates", not of_verb),
+        divisor=options.get("loc_divisor", REFERENCE),
+        refine=options.get("refine", False),
+    )
+    if task not in BOX_TASKS or not options.get("grammar", of_verb):
+        return asked
+    rules = (not prompt.label, options.get("max_objects"), asked.duplicates)
+    begun = Begun(_grammar(model.tokenizer, _labels(prompt, options), task, rules), tuple(given))
     try:
         begun.start()
     except UsageError as error:
         raise UsageError(
             f"the start {query.options.get('start')!r} is no beginning of boxes; mend it, or give grammar=False"
         ) from error
-    return begun
+    return replace(asked, constraint=begun)
 
 
 def _labels(prompt: Prompt, options: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -94,10 +122,6 @@ def _labels(prompt: Prompt, options: Mapping[str, Any]) -> tuple[str, ...] | Non
         return tuple(check_label(name) for name in names)
     except InputError:
         return None
-
-
-def _rules(prompt: Prompt, options: Mapping[str, Any]) -> tuple[bool, int | None, bool]:
-    return (not prompt.label, options.get("max_objects"), options.get("duplicates", False))
 
 
 @lru_cache(maxsize=64)
@@ -116,22 +140,37 @@ def watched_ranges(tokenizer: Tokenizer) -> tuple[tuple[int, int], tuple[int, in
     return (loc, loc + NUM_LOC_TOKENS), (seg, seg + NUM_SEG_TOKENS)
 
 
-def scored(
-    model: "PaliGemma", reading: Reading, generation: Generation, constraint: Begun | None, start: str
-) -> Reading:
+def scored(model: "PaliGemma", reading: Reading, generation: Generation, asked: Asked, start: str) -> Reading:
     """The same reading with scores, calibrated where the model has a calibration, and with the grammar's notices.
 
-    Where the grammar held, only a cut leaves anything behind that is no box; that is told as a cut, not as a rejection.
+    Where the grammar held, only a cut leaves a stump behind; it is left out, and the cut is what is told.
     """
+    notices: tuple[Notice, ...] = ()
+    if asked.constraint is not None:
+        notices = asked.constraint.notices(generation.tokens)
+        if generation.finish_reason != "stop":
+            reading = _without_stump(reading, asked.constraint.whole_objects(generation.tokens))
     scores = score_boxes(
         reading, generation.tokens, generation.logprobs, generation.watched, model.tokenizer, start=start
     )
-    boxes, warnings = with_scores(reading.boxes or (), scores, model.calibration), reading.warnings
-    if constraint is not None:
-        if generation.finish_reason == "length":
-            warnings = tuple(notice for notice in warnings if notice.code != "rejected")
-        warnings += constraint.notices(generation.tokens)
-    return replace(reading, boxes=boxes, warnings=warnings)
+    boxes = with_scores(reading.boxes or (), scores, model.calibration)
+    if asked.refine:  # a mask belongs to the box as it was written
+        boxes = refine_boxes(
+            boxes, [None if box.mask_codes else one for box, one in zip(boxes, scores, strict=True)], asked.divisor
+        )
+    found = replace(reading, boxes=boxes, warnings=(*reading.warnings, *notices))
+    return found if asked.duplicates else drop_duplicates(found)
+
+
+def _without_stump(reading: Reading, whole: int) -> Reading:
+    boxes = (reading.boxes or ())[:whole]
+    return replace(
+        reading,
+        text=SEPARATOR.join(box.label for box in boxes if box.label),
+        boxes=boxes,
+        spans=reading.spans[:whole],
+        warnings=tuple(notice for notice in reading.warnings if notice.code not in ("rejected", "no_mask")),
+    )
 
 
 def with_pixels(model: "PaliGemma", readings: Sequence[Reading], divisors: Sequence[Divisor]) -> list[Reading]:

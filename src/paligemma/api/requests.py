@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from paligemma.api.detecting import BOX_TASKS, Begun, constraint_of, reads_as, scored, with_pixels
+from paligemma.api.detecting import BOX_TASKS, Asked, asked_of, reads_as, scored, with_pixels
 from paligemma.api.encoding import Picture
 from paligemma.api.options import sampling_of
 from paligemma.api.queries import Query
@@ -37,7 +37,7 @@ class Request:
     images: tuple[Image.Image, ...]
     paths: tuple[str | None, ...]
     sampling: Sampling
-    constraint: Begun | None
+    asked: Asked
     loc_divisor: Divisor
     warnings: tuple[Notice, ...]
     preprocess_s: float
@@ -68,7 +68,7 @@ def make_request(model: "PaliGemma", query: Query, pictures: Sequence[Picture], 
         images=tuple(picture.image for picture in pictures),
         paths=tuple(picture.path for picture in pictures),
         sampling=sampling_of(options, min(_max_tokens(model, prompt), max(1, room))),
-        constraint=constraint_of(model, query, prompt, given),
+        asked=asked_of(model, query, prompt, given),
         loc_divisor=options.get("loc_divisor", 1023),
         warnings=tuple(lint(prompt.text, reads_as(prompt), model.variant, free=free)),
         preprocess_s=opening_s + time.perf_counter() - began,
@@ -115,7 +115,7 @@ def _read(model: "PaliGemma", request: Request, generation: Generation) -> Readi
     )
     if reading.boxes is None:
         return reading
-    return scored(model, reading, generation, request.constraint, request.start)
+    return scored(model, reading, generation, request.asked, request.start)
 
 
 def _raw(model: "PaliGemma", request: Request, generation: Generation) -> str:

@@ -79,7 +79,7 @@ def _decoded(
             model.encoder.with_features([request.encoded for request in requests]),
             [request.sampling for request in requests],
             batch_size=min(batch_size, len(requests)),
-            constraints=[request.constraint for request in requests],
+            constraints=[request.asked.constraint for request in requests],
             watch=watched_ranges(model.tokenizer) if any(request.has_boxes for request in requests) else (),
         )
         return make_answers(model, requests, generations, time.perf_counter() - began)

@@ -50,7 +50,7 @@ def stream_answer(model: "PaliGemma", work: Work) -> AnswerStream:
         raise UsageError("tiles were asked of a stream, but many windows have no one answer; use generate")
     (request,) = work.requests
     (row,) = model.encoder.with_features([request.encoded])
-    tokens = model.engine.stream(row, request.sampling, request.constraint)
+    tokens = model.engine.stream(row, request.sampling, request.asked.constraint)
     finished: list[Answer] = []
 
     def pieces() -> Iterator[str]:

@@ -108,14 +108,15 @@ def _moved(box: Box, place: Window, size_px: tuple[int, int]) -> Box:
     """A box of a window as one of the whole picture, its mask with it; its location bins were the window's."""
     left, top, right, bottom = place
     width, height = size_px
+    if place == (0, 0, width, height):
+        return box
     y1, x1, y2, x2 = box.box_yxyx_norm
     at: Corners = (
         min((top + y1 * (bottom - top)) / height, 1.0), min((left + x1 * (right - left)) / width, 1.0),
         min((top + y2 * (bottom - top)) / height, 1.0), min((left + x2 * (right - left)) / width, 1.0),
     )  # fmt: skip
     mask = None if box.mask is None else replace(box.mask, box_yxyx_norm=at, image_size_px=size_px)
-    loc = box.loc if place == (0, 0, width, height) else None
-    return replace(box, box_yxyx_norm=at, image_size_px=size_px, loc=loc, mask=mask)
+    return replace(box, box_yxyx_norm=at, image_size_px=size_px, loc=None, mask=mask)
 
 
 def _united(pieces: Sequence[Box]) -> Box:
