@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tools.nano.report import report
+from tools.nano.report import fit_calibration, report
 
 import paligemma
+from paligemma.api.calibrating import save_calibration
 from paligemma.checkpoints import save
 from paligemma.config import NANO
 from paligemma.model import PaliGemmaModel
@@ -23,6 +24,8 @@ def bundle(folder: Path, target: Path = TARGET, scenes: int = 500) -> dict:
     target.mkdir(parents=True, exist_ok=True)
     save(model, target, dtype=torch.bfloat16, tokenizer_path=folder / "tokenizer.json", overwrite=True)
     shutil.copyfile(folder / "mask_codec.npz", target / "mask_codec.npz")
+    (target / "calibration.json").unlink(missing_ok=True)
+    save_calibration(fit_calibration(paligemma.load(target), scenes), target)
     figures = report(paligemma.load(target), scenes)
     progress = json.loads((folder / "progress.json").read_text())
     made = {"pictures": progress["seed"], "steps": progress["steps"], "seconds": progress["spent_s"]}
