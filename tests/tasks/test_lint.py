@@ -3,7 +3,9 @@
 import pytest
 
 from paligemma.config import VARIANTS, variant
-from paligemma.tasks.lint import lint, task_of
+from paligemma.tasks.lint import known_prompts, lint, task_of
+from paligemma.tasks.segment import REFCOCO
+from paligemma.tasks.text import BARE_QUESTIONS
 
 
 def codes(notices):
@@ -21,10 +23,12 @@ def test_the_first_word_tells_the_task(prompt, task):
 
 def test_every_variant_can_be_asked_everything():
     for v in VARIANTS.values():
+        bare = v.task in (*BARE_QUESTIONS, REFCOCO)
         for task in ("caption", "ask", "ocr", "detect", "segment", "generate"):
-            notices = lint("x", task, v)
+            notices = lint("detect cat" if task == "detect" else "x", task, v)
             assert all(v.name in notice.message for notice in notices)
-            assert (notices == []) == (v.kind != "pt" and task in v.tasks)
+            assert (notices == []) == (v.kind != "pt" and (task in v.tasks or (bare and task == "generate")))
+        assert all(form for form in known_prompts(v))
 
 
 def test_a_base_checkpoint_points_to_its_mix():
@@ -66,3 +70,36 @@ def test_good_prompts_pass_in_silence(prompt):
 def test_typed_control_tokens_are_pointed_out(prompt):
     assert "typed_control" in codes(lint(prompt, "generate", None, free=True))
     assert lint(prompt, "generate", None) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "meant"),
+    [
+        ("paligemma-3b-ft-docvqa-448", "answer en what is the date?", "what is the date?"),
+        ("paligemma-3b-ft-refcoco-seg-448", "segment left cat", "left cat"),
+        ("paligemma-3b-ft-cococap-448", "describe en", "caption en"),
+        ("paligemma-3b-ft-cococap-448", "caption de", "caption en"),
+        ("paligemma-3b-ft-coco35l-224", "cap de", "caption de"),
+        ("paligemma-3b-ft-vqav2-448", "answer fr où?", "answer en où?"),
+        ("nano", "caption zh", "caption en"),
+    ],
+)
+def test_a_prompt_is_put_into_the_checkpoints_own_dialect(name, prompt, meant):
+    (notice,) = lint(prompt, task_of(prompt), variant(name), free=True)
+    assert f"did you mean {meant!r}?" in notice.message
+    assert lint(meant, task_of(meant), variant(name), free=True) == []
+
+
+def test_nano_says_which_things_it_has_seen():
+    assert lint("detect cat ; house", "detect", variant("nano")) == []
+    (notice,) = lint("detect cat ; bicycle", "detect", variant("nano"))
+    assert (notice.code, "'bicycle'; it knows" in notice.message) == ("unknown_object", True)
+    assert lint("detect bicycle", "detect", variant("paligemma2-3b-mix-448")) == []
+
+
+def test_which_prompts_a_checkpoint_knows():
+    assert known_prompts(variant("paligemma-3b-ft-docvqa-224")) == ("<question>",)
+    assert known_prompts(variant("paligemma-3b-ft-coco35l-224")) == ("caption <language>",)
+    assert known_prompts(variant("paligemma-3b-ft-vqav2-224")) == ("answer en <question>",)
+    assert "detect <thing> ; <thing>" in known_prompts(variant("paligemma-3b-pt-224"))
+    assert "<any question>" in known_prompts(variant("paligemma2-3b-mix-448"))
