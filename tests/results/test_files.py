@@ -1,5 +1,6 @@
 """Files are whole or the old ones; names are safe."""
 
+import os
 import stat
 
 import pytest
@@ -30,6 +31,22 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "a").write_text("")
     with pytest.raises(ResourceError, match="cannot write"):
         folder(tmp_path / "a")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes and links")
+def test_pipes_are_written_to_and_links_stay_links(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with writing(tmp_path / "pipe") as file:
+        file.write("through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("target")
+    with writing(tmp_path / "link") as file:
+        file.write("there")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "there"
 
 
 def test_pictures_without_a_file_get_a_number():

@@ -20,10 +20,16 @@ _NOT_IN_NAMES = set('<>:"/\\|?*')
 def writing(path: str | Path, *, newline: str | None = "\n") -> Iterator[IO[str]]:
     """A text file in UTF-8 that takes its place at the end; after an error the old one is still there.
 
+    Pipes and devices are written to as they are.
+
     Raises:
         ResourceError: it cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
+    if path.exists() and not path.is_file():  # a pipe or device, such as /dev/null, is written to and never replaced
+        with told(path), open(path, "w", encoding="utf-8", newline=newline) as file:
+            yield file
+        return
     with told(path):
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
