@@ -43,7 +43,7 @@ def test_what_the_page_needs_passes_and_may_load_nothing_from_elsewhere(path):
     [
         "/en/gradio_api/proxy=http://example.org/", "/en/gradio_api/file=http://example.org/x.png", "/docs",
         "/en/gradio_api/file=https:/example.org", "/en/gradio_api/vibe-code/", "/en/gradio_api/process_recording",
-        "/en/gradio_api/call/ask", "/en/gradio_api/run/ask", "/en/gradio_api/openapi.json", "/en/monitoring",
+        "/en/gradio_api/call/ask", "/en/gradio_api/run/predict", "/en/gradio_api/openapi.json", "/en/monitoring",
         "/en/dev/reload", "/en/gradio_api/dev/reload", "/etc/passwd", "//en/", "/en/../en/", "/xyz/",
         "/en/login", "/gradio_api/upload",
         "/en/gradio_api/custom_component/x/y/z/w", "/en/assets/a\nb", "/en/gradio_api/profiling/traces",

@@ -30,7 +30,7 @@ ROUTES = re.compile(
     | /[a-z]{{2}} (?: /? | /config/? | /theme\.css | /manifest\.json | /favicon\.ico | /pwa_icon
         | /(?:assets|static|svelte)/[\w./@+-]+
         | {_API}/(?:info|app_id|startup-events|upload|upload_progress|cancel|reset)/?
-        | {_API}/(?:queue/join|queue/data|run/predict)/?
+        | {_API}/queue/(?:join|data)/?
         | {_API}/heartbeat/\w+
         | {_API}/(?:upload|component_server)/?
         | {_API}/file=(?!\w+:/).+

@@ -23,7 +23,9 @@ from paligemma.tasks.grammar import LANGUAGES
 KEEP_S = 3600  # answers and files of a page that is left open
 SKETCH_PX = (448, 448)
 PENS = ["#1d1d1f", "#e5484d", "#f76b15", "#ffc53d", "#30a46c", "#0090ff", "#8e4ec6", "#ffffff"]
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# for what needs no model: at once, beside the queue's one request (and not with queue=False: a mounted page then gets
+# addresses of files without its own path)
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 _NAMES = ("objects", "question", "prompt", "language", "style")
 _FIELDS = {  # which fields a verb needs
     "caption": ("language", "style"), "ask": ("question", "language"), "ocr": (), "detect": ("objects",),
@@ -172,15 +174,14 @@ def _wire(parts: SimpleNamespace, asker: Asker, words: Words, examples: Sequence
         refilter,
         [parts.answer, parts.least],
         outputs[:-1],
-        concurrency_limit=None,
         trigger_mode="always_last",
         **_QUIET,
     )
-    parts.gallery.select(take, None, [parts.tabs, parts.picture, *fields[:3]], queue=False, **_QUIET)
-    parts.task.change(choose, parts.task, [parts.small, *fields], queue=False, **_QUIET)
+    parts.gallery.select(take, None, [parts.tabs, parts.picture, *fields[:3]], **_QUIET)
+    parts.task.change(choose, parts.task, [parts.small, *fields], **_QUIET)
     parts.drawing_tab.select(None, js=TAKE_PEN, **_QUIET)
     for name, tab in (("picture", parts.picture_tab), ("drawing", parts.drawing_tab)):
-        tab.select(lambda name=name: name, None, parts.source, queue=False, **_QUIET)
+        tab.select(lambda name=name: name, None, parts.source, **_QUIET)
 
 
 def _update(parts: SimpleNamespace, shown: Shown, task: str = "") -> dict[Any, Any]:
