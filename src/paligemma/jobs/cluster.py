@@ -49,6 +49,7 @@ class Cluster:
         if workers < 1:
             raise UsageError(f"{workers} workers were asked for; give at least 1")
         self.model, self.workers, self.loader = dict(model), workers, loader
+        self.on_one_machine = address is None
         self.ray = _started(address, workers)
         self.described: dict[str, Any] | None = None
         self.environment: dict[str, Any] | None = None
@@ -64,7 +65,7 @@ class Cluster:
         """As one process chose it, with its share of the memory."""
         self.describe()
         assert self.described is not None
-        return max(1, int(self.described["batch_size"]) // (self.workers if self.ray.cluster_resources() else 1))
+        return max(1, int(self.described["batch_size"]) // (self.workers if self.on_one_machine else 1))
 
     def match(self, environment: dict[str, Any]) -> list[str]:
         """Has every process compute as the job began; sentences about what still differs."""
@@ -85,7 +86,7 @@ class Cluster:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         rows = list(chunk_places(plan))
         settings = {**asdict(plan), "inputs": str(plan.inputs.absolute())}
         environment = self.environment or self.describe()["environment"]
@@ -206,6 +207,7 @@ def _started(address: str | None, workers: int) -> Any:
     """The ray module, connected; usage statistics, dashboard and its log on this terminal are off."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its processes write to this terminal otherwise
     try:
         import ray
     except ImportError:
