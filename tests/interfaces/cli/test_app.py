@@ -101,6 +101,25 @@ def test_an_interrupt_is_130_and_a_closed_pipe_is_quiet(monkeypatch, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_full_disk_behind_stdout_is_told_once(monkeypatch, capsys):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(["version", "--json"]) == 6
+    assert capsys.readouterr().err == "error: no space left on the disk; free some and try again\n"
+
+
+def test_json_is_wanted_in_every_spelling(monkeypatch, capsys):
+    _raising(monkeypatch, UsageError("a sentence"))
+    for spelling in (["--json"], ["--jsonl"], ["--format", "json"], ["--format=jsonl"]):
+        assert main(["caption", "a.png", *spelling]) == 2
+        assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
+    assert main(["caption", "json", "--format", "csv"]) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_warnings_go_to_stderr_in_one_line(monkeypatch, capsys):
     def run(tokens, **_):
         warnings.warn("something odd", UserWarning, stacklevel=1)

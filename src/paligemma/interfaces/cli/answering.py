@@ -124,7 +124,7 @@ class Asked:
     def status(self, told: bool) -> int:
         """The exit code; raises what ended the command, unless that is `told` in the output already."""
         if isinstance(self.stopped, KeyboardInterrupt):
-            console.error(f"interrupted; the {self.answered} answers until then are kept")
+            console.error(f"interrupted; what was answered until then is kept: {self.answered}")
             return EXIT_INTERRUPTED
         if isinstance(self.stopped, Exception):
             if not told:

@@ -106,7 +106,7 @@ def _report(error: Exception, as_json: bool) -> int:
     if as_json:
         try:
             console.print_json({"error": {"code": code, "message": sentence}})
-        except BrokenPipeError:
+        except OSError:  # the reader has left, or its disk is full
             _silence_stdout()
     return status
 

@@ -24,6 +24,7 @@ class Bar:
         self._task: Any = None
 
     def __enter__(self) -> "Bar":
+        self._began = self._drawn = time.monotonic()  # loading the model is none of the work
         if self.shown:
             self._progress = _rich_progress()
             self._task = self._progress.add_task("", total=self.total, told=self.told())
