@@ -155,7 +155,7 @@ class _Golden:
         tokens, mask_ar = self.sequence(self.get("decode.text"), self.get("decode.mask_ar"))
         keep = torch.cat([torch.ones(len(tokens), self.image_tokens, dtype=torch.bool), mask_input], dim=1)
         return [
-            SimpleNamespace(tokens=row[kept], mask_ar=ar[kept], pixels=image[None])
+            SimpleNamespace(tokens=row[kept], mask_ar=ar[kept], pixels=image[None], features=None)
             for row, ar, kept, image in zip(tokens, mask_ar, keep, self.pixels, strict=True)
         ]
 

@@ -162,6 +162,7 @@ class _Golden:
             SimpleNamespace(
                 tokens=row[keep], mask_ar=torch.zeros(int(keep.sum()), dtype=torch.int64),
                 pixels=self.pixels[torch.from_numpy(index[i * per_row : (i + 1) * per_row])],
+                features=None,
             )
             for i, (row, keep) in enumerate(zip(case.tokens, case.mask_input, strict=True))
         ]  # fmt: skip
