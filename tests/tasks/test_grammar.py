@@ -1,6 +1,7 @@
 """The location alphabet is exact in both dialects; the reader is total and gives back whatever was written."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from paligemma.tasks.grammar import (
     check_language,
     decode_bin,
     encode_coordinate,
+    read_boxes,
     split_objects,
     text_to_boxes,
 )
@@ -158,6 +160,18 @@ def test_reading_gives_back_what_was_written(drawn, divisor, size):
     raw = boxes_to_text(masked, divisor=divisor, masks=True)
     assert text_to_boxes(raw, size, divisor=divisor) == (masked, ())
     assert boxes_to_text(text_to_boxes(raw, size, divisor=divisor)[0], divisor=divisor, masks=True) == raw
+    for some, with_masks in ((plain, False), (masked, True)):  # RefCOCO's dialect leaves the label out
+        nameless = tuple(replace(box, label="thing") for box in some)
+        raw = boxes_to_text(some, divisor=divisor, labels=False, masks=with_masks)
+        assert text_to_boxes(raw, size, divisor=divisor, default_label="thing") == (nameless, ())
+
+
+def test_a_reading_says_which_characters_each_box_came_from():
+    raw = f"oh {CAT}{SEG} cat ; {DOG}{CAT} two  ; <loc0001> ; {DOG}"
+    reading = read_boxes(raw, SIZE)
+    assert [raw[span.start : span.end] for span in reading.spans] == [f"{CAT}{SEG} cat", DOG, f"{CAT} two", DOG]
+    assert [span.num_masks for span in reading.spans] == [16, 0, 0, 0]
+    assert reading.text == "cat ; two"
 
 
 PIECES = [

@@ -8,8 +8,8 @@ distribution over their alphabet, all under the model's own distribution, whatev
 
 `presence`: the model goes on instead of ending, and goes on with a location. `label`: the words behind the box.
 `localisation`: the box's expected IoU if its true edges were distributed as the model's location tokens are; this sees
-how far apart the likely bins are, which the probability of one bin does not. Chosen among 31 formulas by what ranks
-best: docs/decisions/0008-box-scores.md.
+how far apart the likely bins are, which the probability of one bin does not. Chosen among thirty formulas by what
+ranks best: docs/decisions/0008-box-scores.md.
 """
 
 import math
