@@ -17,7 +17,8 @@ def doctor(*, golden: Path | None = None, json: Json = False) -> int:
     A golden directory holds a tiny model or inputs together with what a reference implementation made of them:
     hf (config.json, model.safetensors, expected.npz), big_vision (ckpt.*.npz, expected.npz), processor (cases.json),
     images (hf_pixels.npz), vae (vae-*.npz, expected.npz, text_cases.json, text_masks.npz), or several directories of
-    these kinds. For every array the largest difference is printed beside its tolerance; a broken tolerance is exit code 7.
+    these kinds. For every array the largest difference is printed beside its tolerance; a broken tolerance is exit
+    code 7.
 
     Args:
         golden: directory of golden arrays to check.
