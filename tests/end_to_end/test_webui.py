@@ -135,7 +135,7 @@ def test_the_least_score_hides_boxes(visit):
     page.wait_for_selector("#least input[type=number]")
     page.fill("#least input[type=number]", "1")
     page.press("#least input[type=number]", "Enter")
-    page.wait_for_function("() => document.querySelector('#status').innerText.includes('below the least score')")
+    page.wait_for_function("() => document.querySelector('#status').innerText.includes('below the minimum score')")
 
 
 @pytest.mark.parametrize("verb", ["caption", "ask", "ocr", "generate", "segment"])
@@ -221,6 +221,9 @@ def test_it_fits_a_phone(visit, scheme):
     run(page)
     finished(page)
     assert len(rows(page)) == 3
+    button, results = (page.locator(part).bounding_box() for part in ("#run", "#results"))
+    assert results["y"] > button["y"]
+    assert results["width"] > 350
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     red, green, blue = map(
         int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]

@@ -94,7 +94,7 @@ def test_the_least_score_hides_boxes_without_asking_again(fake):
     assert none.rows == []
     assert few.has_scores
     assert few.raw == everything.raw
-    assert "1 below the least score" in few.status
+    assert "1 below the minimum score" in few.status
     assert [len(json.loads(shown.json)["boxes"]) for shown in (everything, few, none)] == [2, 1, 0]
     assert len({shown.drawn.tobytes() for shown in (everything, few, none)}) == 3
     assert len(fake.asked) == 1

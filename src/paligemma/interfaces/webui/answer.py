@@ -55,7 +55,7 @@ class Shown:
         status: HTML: how many were found, time, warnings.
         drawn: the picture with the answer in it.
         rows: of the table of boxes: label, score, left, top, right, bottom in pixels.
-        in_boxes: whether it is a list of boxes, and `has_scores` whether a least score means anything.
+        in_boxes: whether it is a list of boxes, and `has_scores` whether a minimum score means anything.
     """
 
     text: str = ""
@@ -158,7 +158,8 @@ def _status(answer: Answer, shown: Answer, words: Words) -> str:
     elif (probability := getattr(answer, "score", None)) is not None:
         facts.append(html.escape(words.probability.format(f"{probability:.2f}")))
     if answer.tokens is not None:
-        facts.append(html.escape(words.tokens.format(len(answer.tokens))))
+        count = words.tokens_one if len(answer.tokens) == 1 else words.tokens
+        facts.append(html.escape(count.format(len(answer.tokens))))
     if answer.timing:
         facts.append(html.escape(words.seconds.format(f"{sum(answer.timing.values()):.2f}")))
     line = " &middot; ".join(facts)

@@ -59,7 +59,11 @@ _CSS = """
   .gradio-container { padding: 4px 4px 24px !important; }
   .gradio-container .main { padding: 8px !important; }
   .gradio-container, .gradio-container .main { min-width: 0; max-width: 100vw !important; box-sizing: border-box; }
-  #results, #results > * { min-width: 0 !important; max-width: 100%; }
+  #columns { flex-direction: column; }
+  #columns > .column { width: 100%; min-width: 0 !important; }
+  #results > * { max-width: 100%; }
+  #top h1 { font-size: 1.25rem; }
+  #top .bar { gap: 4px 10px; }
   #top .intro { font-size: .9rem; }
   #boxes th, #boxes td { font-size: .8rem; }
   #verbs .wrap { display: grid; grid-template-columns: repeat(3, 1fr); }

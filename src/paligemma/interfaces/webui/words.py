@@ -53,6 +53,7 @@ class Words:
     hidden: str
     seconds: str
     tokens: str
+    tokens_one: str
     probability: str
     no_picture: str
     no_words: Mapping[str, str]
@@ -96,7 +97,7 @@ ENGLISH = Words(
     answer="Answer",
     drawn="Found",
     waiting="The answer will be here.",
-    threshold="Least score",
+    threshold="Minimum score",
     threshold_hint="Hides boxes the model is less sure of; it is not asked again.",
     columns=("label", "score", "left", "top", "right", "bottom"),
     raw="Raw text",
@@ -105,9 +106,10 @@ ENGLISH = Words(
     found="{} found",
     found_one="1 found",
     found_none="Nothing found",
-    hidden="{} below the least score",
+    hidden="{} below the minimum score",
     seconds="{} s",
     tokens="{} tokens",
+    tokens_one="1 token",
     probability="probability {}",
     no_picture="There is no picture yet; drop one, paste one, draw one or take an example.",
     no_words={
@@ -167,6 +169,7 @@ CHINESE = Words(
     hidden="{} 个低于最低分数",
     seconds="{} 秒",
     tokens="{} 个词元",
+    tokens_one="1 个词元",
     probability="概率 {}",
     no_picture="还没有图片；请拖入、粘贴或绘制一张，或选择一个示例。",
     no_words={
