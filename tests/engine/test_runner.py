@@ -191,3 +191,21 @@ def test_prompts_that_do_not_fit_the_model_are_refused() -> None:
     refused("token ids from -2", tokens=torch.tensor([-1, -1, -1, -1, -2, 2, 2, 2]))
     refused("0 tokens", tokens=torch.tensor([], dtype=torch.int64))
     refused("8 tokens and 2 mask_ar", mask_ar=torch.tensor([0, 0]))
+
+
+def test_fine_ids_are_scored_in_float32_from_the_same_hidden_states() -> None:
+    model = draw_model(TINY[2]).bfloat16()
+    prompts = prompts_of(2)
+    plain, fine = Runner(model), Runner(model, fine=[(10, 20), (30, 33)])
+    for runner in (plain, fine):
+        runner.batch, runner.first = runner.prefill(prompts, 2)
+        runner.second = runner.decode(runner.batch, [5, 6, 7, 8])
+    inside = [*range(10, 20), *range(30, 33)]
+    outside = [i for i in range(plain.first.shape[1]) if i not in inside]
+    for coarse, exact in ((plain.first, fine.first), (plain.second, fine.second)):
+        assert coarse.dtype == torch.bfloat16
+        assert exact.dtype == torch.float32
+        assert torch.equal(coarse[:, outside].float(), exact[:, outside])
+        torch.testing.assert_close(coarse[:, inside].float(), exact[:, inside], atol=0.05, rtol=0.02)
+        rounded = exact[:, inside].bfloat16().float()
+        assert (rounded != exact[:, inside]).float().mean() > 0.8  # finer than bfloat16 can say

@@ -11,6 +11,7 @@ from typing import Any, Literal, Unpack, overload
 
 import torch
 
+from paligemma.api.detecting import watched_ranges
 from paligemma.api.encoding import ImageEncoder
 from paligemma.api.options import BoxOptions, CaptionOptions, FreeOptions, Options, check_batch_size
 from paligemma.api.pictures import EncodedImage, Many, One, examples_of
@@ -69,7 +70,9 @@ class PaliGemma:
         unspoken = {*range(tokenizer.vocab_size, text.vocab_size)}
         if tokenizer.image_id is not None and tokenizer.image_id < text.embedding_rows:
             unspoken.add(tokenizer.image_id)
-        self.engine = Engine(model, eos_id=tokenizer.eos_id, forbidden_ids=sorted(unspoken))
+        self.engine = Engine(
+            model, eos_id=tokenizer.eos_id, forbidden_ids=sorted(unspoken), fine=watched_ranges(tokenizer)
+        )
         self.encoder = ImageEncoder(self, image_cache)
 
     @property

@@ -37,7 +37,7 @@ class Engine:
     Args:
         eos_id: the token, or tokens, that end an answer.
         forbidden_ids: ids never to be produced, besides the rows that pad the vocabulary (e.g. `<image>`).
-        cache_dtype, big_vision_softcap: see `Runner`.
+        cache_dtype, big_vision_softcap, fine: see `Runner`.
 
     Raises:
         UsageError: an eos that is forbidden or outside the vocabulary.
@@ -51,9 +51,10 @@ class Engine:
         forbidden_ids: Sequence[int] = (),
         cache_dtype: torch.dtype | None = None,
         big_vision_softcap: bool = False,
+        fine: Ranges = (),
     ):
         text = model.config.text
-        self.runner = Runner(model, cache_dtype=cache_dtype, big_vision_softcap=big_vision_softcap)
+        self.runner = Runner(model, cache_dtype=cache_dtype, big_vision_softcap=big_vision_softcap, fine=fine)
         self.eos_ids = frozenset((eos_id,) if isinstance(eos_id, int) else eos_id)
         forbidden = {*range(text.vocab_size, text.embedding_rows), *forbidden_ids}
         self.forbidden_ids = frozenset(forbidden)

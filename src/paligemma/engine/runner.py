@@ -18,6 +18,7 @@ from torch import Tensor
 
 from paligemma.config import IMAGE_SLOT
 from paligemma.engine.cache import KVCache
+from paligemma.engine.sampling import Ranges
 from paligemma.errors import InputError
 from paligemma.model import AttentionMask, PaliGemmaModel, positions
 
@@ -98,14 +99,22 @@ class Runner:
         cache_dtype: number type of the cache; None is the model's own.
         big_vision_softcap: the prefill's scores without the final soft-cap, as big_vision leaves them; later steps
             are capped either way. Greedy tokens are the same, log-probabilities are not.
+        fine: ranges of ids (start, stop) whose scores are computed in float32 whatever the model's type. In bfloat16
+            neighbouring location tokens tie, and boxes come out coarser than the model knows.
     """
 
     def __init__(
-        self, model: PaliGemmaModel, *, cache_dtype: torch.dtype | None = None, big_vision_softcap: bool = False
+        self,
+        model: PaliGemmaModel,
+        *,
+        cache_dtype: torch.dtype | None = None,
+        big_vision_softcap: bool = False,
+        fine: Ranges = (),
     ):
         self.model = model
         self.cache_dtype = cache_dtype
         self.big_vision_softcap = big_vision_softcap
+        self.fine = tuple(fine)
 
     @property
     def device(self) -> torch.device:
@@ -138,7 +147,7 @@ class Runner:
         )  # fmt: skip
         batch = Batch(cache, *(t.to(self.device) for t in (step, position, valid)))
         hidden = self._run(batch, x)[:, -1]
-        return batch, self.model.language_model.logits(hidden, softcap=not self.big_vision_softcap)
+        return batch, self.logits(hidden, softcap=not self.big_vision_softcap)
 
     @torch.inference_mode()
     def feed(self, batch: Batch, chains: Sequence[Sequence[int]]) -> Tensor:
@@ -154,9 +163,15 @@ class Runner:
         return hidden[real.flatten().nonzero()[:, 0].to(self.device)]
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, *, softcap: bool = True) -> Tensor:
         """Scores of what follows hidden states, float[P, D] -> float[P, V]."""
-        return self.model.language_model.logits(hidden)
+        head = self.model.language_model
+        scores = head.logits(hidden, softcap=softcap)
+        if self.fine and scores.dtype != torch.float32:
+            scores = scores.float()
+            for rows in (slice(*ids) for ids in self.fine):
+                scores[:, rows] = head.logits(hidden.float(), softcap=softcap, rows=rows)
+        return scores
 
     def decode(self, batch: Batch, tokens: Sequence[int]) -> Tensor:
         """Appends one token to each row; returns scores of the next, float[B, V]."""

@@ -103,11 +103,13 @@ class LanguageModel(nn.Module):
             x = layer(x, angles, mask, cache)
         return self.norm(x)
 
-    def logits(self, hidden: Tensor, *, softcap: bool = True) -> Tensor:
-        """Scores over the embedding rows, soft-capped where the architecture says so.
+    def logits(self, hidden: Tensor, *, softcap: bool = True, rows: slice | None = None) -> Tensor:
+        """Scores over the embedding rows, soft-capped where the architecture says so, in the type of `hidden`.
 
         `softcap=False` gives the uncapped scores big_vision trains on and picks the first generated token from.
+        `rows` scores these tokens alone.
         """
-        scores = F.linear(hidden, self.embed_tokens.weight)
+        weight = self.embed_tokens.weight if rows is None else self.embed_tokens.weight[rows].to(hidden.dtype)
+        scores = F.linear(hidden, weight)
         cap = self.config.final_logit_softcap
         return cap * torch.tanh(scores / cap) if softcap and cap is not None else scores
