@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL import __version__ as PILLOW
 from tests.pictures import RAMP, as_array, message, png, stored
 
 from paligemma import images
@@ -33,7 +34,8 @@ EXACT = [
     *(("WEBP", mode) for mode in ("L", "RGB", "RGBA")),
     *(("BMP", mode) for mode in ("L", "P", "RGB", "RGBA")),
     *(("GIF", mode) for mode in ("L", "P", "RGB")),
-    *(("TIFF", mode) for mode in ("L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "I;16B", "F", "YCbCr")),
+    *(("TIFF", mode) for mode in ("L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "I;16B", "F")),
+    *((("TIFF", "YCbCr"),) if int(PILLOW.split(".")[0]) >= 13 else ()),  # 12 cannot read those that it wrote itself
     *(("PPM", mode) for mode in ("L", "RGB", "I", "F")),
     *((None, mode) for mode in ("L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")),
     *((None, mode) for mode in ("I", "F", "I;16", "I;16B")),
