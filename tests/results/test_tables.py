@@ -3,6 +3,7 @@
 import csv
 import io
 
+import pytest
 from tests.results.made import picture, segmented
 
 from paligemma.results import Answer
@@ -34,3 +35,14 @@ def test_a_file_equals_the_text(tmp_path):
     path = write_table(OBJECT_COLUMNS, object_rows(found), tmp_path / "a.csv")
     assert path.read_text(encoding="utf-8") == table(OBJECT_COLUMNS, object_rows(found)) == found.to_csv()
     assert len(ANSWER_COLUMNS) == len(answer_row(found))
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("=1+2", "'=1+2"), ("@SUM(A1)", "'@SUM(A1)"), ("-cmd", "'-cmd"), ("-5", "-5"), ("+3.5", "+3.5"), ("a=b", "a=b")],
+)
+def test_a_spreadsheet_runs_nothing_that_stood_in_a_picture(text, cell, tmp_path):
+    answer = Answer(text=text, raw=text, task="ocr", prompt="ocr", images=(picture(4, 4),))
+    assert next(csv.DictReader(io.StringIO(answer.to_csv())))["text"] == cell
+    written = write_table(ANSWER_COLUMNS, [answer_row(answer)], tmp_path / "a.csv").read_text()
+    assert next(csv.DictReader(io.StringIO(written)))["text"] == cell
