@@ -13,7 +13,7 @@ from torch import Tensor
 from paligemma.checkpoints import hub
 from paligemma.checkpoints.npz_io import Archives, Member, read_members, writing_npz
 from paligemma.checkpoints.safetensors_io import write_tensor
-from paligemma.checkpoints.tensors import SHOWN, Shape, WithoutDrawing, as_dtype
+from paligemma.checkpoints.tensors import Shape, WithoutDrawing, as_dtype, told
 from paligemma.config import NUM_SEG_TOKENS
 from paligemma.errors import CheckpointError, UsageError
 from paligemma.model.mask_codec import MaskCodec, MaskCodecConfig
@@ -114,12 +114,5 @@ def _complain(file: Path, kinds: dict[str, list[str]]) -> None:
     Raises:
         CheckpointError: any name in `kinds`.
     """
-    kinds = {what: names for what, names in kinds.items() if names}
-    if not kinds:
-        return
-    share = -(-SHOWN // len(kinds))
-    parts = [
-        f"{len(names)} {what} ({', '.join(names[:share])}{', ...' if len(names) > share else ''})"
-        for what, names in kinds.items()
-    ]
-    raise CheckpointError(f"{file} is no mask codec: arrays {'; '.join(parts)}; {_USE}")
+    if differ := told(kinds):
+        raise CheckpointError(f"{file} is no mask codec: arrays {differ}; {_USE}")

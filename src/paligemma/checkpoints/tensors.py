@@ -5,7 +5,7 @@ Not done here: any file format.
 """
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import MappingProxyType
@@ -179,22 +179,26 @@ def check_strictly(expected: Mapping[str, Shape], source: TensorSource, architec
         for name, shape in expected.items()
         if name in source.shapes and source.shapes[name] != shape
     ]
-    kinds = {"missing": missing, "unknown": source.unknown, "of another shape": misshapen}
-    kinds = {what: names for what, names in kinds.items() if names}
-    if not kinds:
+    differ = told({"missing": missing, "unknown": source.unknown, "of another shape": misshapen})
+    if not differ:
         return
-    share = -(-SHOWN // len(kinds))
-    parts = [
-        f"{len(names)} {what} ({', '.join(names[:share])}{', ...' if len(names) > share else ''})"
-        for what, names in kinds.items()
-    ]
     found = source.looks_like()
     hint = (
         f"these look like {found}; use the config.json or variant that belongs to them"
         if found
         else "use the configuration that belongs to these weights"
     )
-    raise CheckpointError(f"{source.where} does not fit {architecture}: tensors {'; '.join(parts)}; {hint}")
+    raise CheckpointError(f"{source.where} does not fit {architecture}: tensors {differ}; {hint}")
+
+
+def told(kinds: Mapping[str, Sequence[str]]) -> str:
+    """`2 missing (a, b); 1 unknown (c)`: the first ten names in all; empty where there is none."""
+    kinds = {what: names for what, names in kinds.items() if names}
+    share = -(-SHOWN // max(1, len(kinds)))
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:share])}{', ...' if len(names) > share else ''})"
+        for what, names in kinds.items()
+    )
 
 
 def scratch(count: int, dtype: torch.dtype) -> Tensor:

@@ -103,9 +103,8 @@ def test_wrong_options(pictures, arguments, expected, capsys):
 
 def test_options_of_the_verbs_that_are_not_defaults_are_kept():
     assert JobAnswerOptions().of_job() == {}
-    assert JobAnswerOptions(temperature=0.5, seed=3, conf=0.2, no_grammar=True).of_job() == {
-        "temperature": 0.5, "seed": 3, "conf": 0.2, "grammar": False,
-    }  # fmt: skip
+    assert JobAnswerOptions(temperature=0.5, seed=3).of_job() == {"temperature": 0.5, "seed": 3}
+    assert JobAnswerOptions(stop_repeats=0).of_job() == {"stop_repeats": None}
     assert AskedOptions(objects="cat", lang="de").words() == {"objects": "cat", "language": "de"}
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from cyclopts import Group, Parameter
 
 from paligemma.errors import EXIT_NO_INPUT, EXIT_PARTIAL, UsageError
 from paligemma.interfaces.cli import console
-from paligemma.interfaces.cli.options import STDIN, AnswerOptions, BoxOptions, Flag, Json, ModelOptions
+from paligemma.interfaces.cli.options import STDIN, AnswerOptions, BoxChoices, Flag, Json, ModelOptions
 from paligemma.interfaces.cli.progress import Bar, duration
 
 if TYPE_CHECKING:
@@ -62,32 +62,11 @@ class JobAnswerOptions(AnswerOptions):
 
     batch_size: int | None = None  # type: ignore[assignment]
     """Inputs run together; by default as the model and the memory allow."""
-    conf: float = 0.0
-    """Leave out boxes with a lower score, 0 to 1."""
-    max_objects: int | None = None
-    """Stop after so many boxes."""
-    tiles: str | None = None
-    """Look through overlapping windows, for small objects: auto, or rows x columns such as 2x3."""
-    no_grammar: Flag = False
-    """Let the model write anything, also what is no box."""
-    any_label: Flag = False
-    """Allow other labels than those asked for, for fine-tuned models with names of their own."""
-    duplicates: Flag = False
-    """Allow a box that repeats an earlier one of its label."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._of_boxes()
-
-    def _of_boxes(self) -> dict[str, Any]:
-        names = ("conf", "max_objects", "tiles", "no_grammar", "any_label", "duplicates")
-        return BoxOptions(**{name: getattr(self, name) for name in names}).of_api()
-
-    def of_job(self) -> dict[str, Any]:
+    def of_job(self) -> dict[str, object]:
         """The keywords of the verbs that differ from their defaults."""
-        common = {entry.name: entry.default for entry in fields(AnswerOptions) if entry.name != "batch_size"}
-        given = {name: value for name, value in self.of_api().items() if name in common and value != common[name]}
-        return {**given, **self._of_boxes()}
+        usual = AnswerOptions().of_api()
+        return {name: value for name, value in self.of_api().items() if name not in usual or value != usual[name]}
 
 
 @Parameter(name="*", group=_CLUSTER)
@@ -109,7 +88,8 @@ class ClusterOptions:
             raise UsageError("--workers and --address belong to a cluster; give --cluster as well")
 
 
-_MODEL, _ASK, _ANSWER, _HERE = ModelOptions(), AskedOptions(), JobAnswerOptions(), ClusterOptions()
+_MODEL, _ASK, _ANSWER = ModelOptions(), AskedOptions(), JobAnswerOptions()
+_BOXES, _HERE = BoxChoices(), ClusterOptions()
 
 
 def batch(
@@ -124,6 +104,7 @@ def batch(
     asked: AskedOptions = _ASK,
     model: ModelOptions = _MODEL,
     answer: JobAnswerOptions = _ANSWER,
+    boxes: BoxChoices = _BOXES,
     where: ClusterOptions = _HERE,
 ) -> int:
     """Answer about thousands of pictures; a stop at any moment loses nothing.
@@ -145,7 +126,7 @@ def batch(
 
     settings = Settings(
         sources=_paths(sources), recursive=recursive, task=asked.task, words=asked.words(),
-        model=asdict(model), options=answer.of_job(), batch_size=answer.batch_size,
+        model=asdict(model), options={**answer.of_job(), **boxes.of_api()}, batch_size=answer.batch_size,
     )  # fmt: skip
     with console.quiet(quiet):
         try:

@@ -122,8 +122,8 @@ class AnswerOptions:
 
 @Parameter(name="*", group=_BOXES)
 @dataclass(frozen=True, kw_only=True)
-class BoxOptions:
-    """Which boxes are kept, and what is cut out along them."""
+class BoxChoices:
+    """Which boxes are found and kept."""
 
     conf: float = 0.0
     """Leave out boxes with a lower score, 0 to 1."""
@@ -137,10 +137,6 @@ class BoxOptions:
     """Allow other labels than those asked for, for fine-tuned models with names of their own."""
     duplicates: Flag = False
     """Allow a box that repeats an earlier one of its label."""
-    save_crops: str | None = None
-    """Directory for the cut-out boxes, one picture each."""
-    save_mask: str | None = None
-    """Directory for the masks, one black-and-white picture per box."""
 
     def __post_init__(self) -> None:
         _at_least("--max-objects", self.max_objects, 1)
@@ -159,6 +155,17 @@ class BoxOptions:
         given |= {"any_label": True} if self.any_label else {}
         given |= {"duplicates": True} if self.duplicates else {}
         return given | ({"grammar": False} if self.no_grammar else {})
+
+
+@Parameter(name="*", group=_BOXES)
+@dataclass(frozen=True, kw_only=True)
+class BoxOptions(BoxChoices):
+    """Which boxes are kept, and what is cut out along them."""
+
+    save_crops: str | None = None
+    """Directory for the cut-out boxes, one picture each."""
+    save_mask: str | None = None
+    """Directory for the masks, one black-and-white picture per box."""
 
 
 @Parameter(name="*", group=_OUTPUT)
