@@ -27,6 +27,7 @@ from paligemma.results import Answer
 from paligemma.scenes import draw_scene
 
 FIRST_SEED = 1_500_000_000
+PARTS = ("memory", "throughput", "kills")
 ASKED = (
     {"task": "caption"},
     {"task": "detect", "objects": "cat; dog; car"},
@@ -104,20 +105,44 @@ def sums(out: Path) -> dict[str, str]:
     return {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
 
 
-def one_at_a_time(model, requests: Path, count: int) -> float:
-    """Pictures per second of a loop over `count` single requests."""
+def one_at_a_time(model, requests: Path) -> None:
+    """A loop over single requests, as a user would write it."""
     from paligemma.api import Query
     from paligemma.errors import InputError
 
-    lines = [json.loads(line) for line in requests.read_text().splitlines()[:count]]
-    began = time.monotonic()
-    for line in lines:
+    for line in map(json.loads, requests.read_text().splitlines()):
         words = {key: line[key] for key in line if key not in ("image", "id", "task")}
         try:
             model.run([Query(str(requests.parent / line["image"]), line["task"], words)])
         except InputError:
             continue
-    return len(lines) / (time.monotonic() - began)
+
+
+def throughput(requests: Path, folder: Path, loaded, batch_size: int, count: int, rounds: int = 3) -> dict:
+    """Pictures per second of a job and of single requests, alternately, on the first `count` requests.
+
+    By the clock, and by the processor's time, which a busy machine does not change much.
+    """
+    few = requests.with_name("few.jsonl")
+    few.write_text("".join(requests.read_text().splitlines(keepends=True)[:count]))
+    found: dict[str, list[dict]] = {"single": [], "batch": []}
+    for number in range(rounds):
+        calls = {
+            "single": lambda: one_at_a_time(loaded.model, few),
+            "batch": lambda out=folder / f"few-{number}": job(few, out, loaded, batch_size),
+        }
+        for side, call in calls.items():
+            began = time.monotonic()
+            _, status, used = os.wait4(forked(call), 0)
+            if status:
+                sys.exit(f"{side} failed")
+            seconds, cpu_s = time.monotonic() - began, used.ru_utime + used.ru_stime
+            found[side].append({"per_s": round(count / seconds, 2), "per_cpu_s": round(count / cpu_s, 2)})
+    medians = {
+        side: {name: statistics.median(row[name] for row in rows) for name in rows[0]} for side, rows in found.items()
+    }
+    ratios = {name: round(medians["batch"][name] / medians["single"][name], 2) for name in ("per_s", "per_cpu_s")}
+    return {"inputs": count, "rounds": found, "medians": medians, "batch_over_single": ratios}
 
 
 class Fake:
@@ -154,33 +179,40 @@ def peak_mib(folder: Path, inputs: int) -> float:
     return round(float(told.read_text()), 1)
 
 
-def measure(folder: Path, count: int, kills: int, batch_size: int) -> dict:
-    memory = {inputs: peak_mib(folder, inputs) for inputs in (1_000, 20_000)}
-    print(f"peak memory without a model, MiB: {memory}", flush=True)
-    requests = draw(folder, count)
-
-    from paligemma.jobs.model import load_model
-
-    loaded = load_model({"model": "nano", "device": "cpu"})
-    single = [one_at_a_time(loaded.model, requests, min(100, count))]
+def killed_and_whole(requests: Path, folder: Path, loaded, batch_size: int, count: int, kills: int) -> dict:
+    """The job left alone and the job killed, and whether their results are the same bytes."""
     began = time.monotonic()
-    child = forked(lambda: job(requests, folder / "whole", loaded, batch_size))
-    if os.waitpid(child, 0)[1]:
+    if os.waitpid(forked(lambda: job(requests, folder / "whole", loaded, batch_size)), 0)[1]:
         sys.exit("the uninterrupted job failed")
     whole_s = time.monotonic() - began
-    print(f"uninterrupted: {whole_s:.0f} s", flush=True)
-    single.append(one_at_a_time(loaded.model, requests, min(100, count)))
     stops = killed(requests, folder / "killed", loaded, batch_size, count, kills, whole_s)
-    single.append(one_at_a_time(loaded.model, requests, min(100, count)))
     whole, interrupted = sums(folder / "whole"), sums(folder / "killed")
     failed = (folder / "whole" / "errors.jsonl").read_bytes().count(b"\n")
     return {
-        "cpus": os.cpu_count(), "environment": loaded.describe()["environment"], "inputs": count, "failed": failed,
-        "batch_size": batch_size, "whole_s": round(whole_s, 1), "batch_per_s": round(count / whole_s, 2),
-        "single_per_s": [round(rate, 2) for rate in single],
-        "batch_over_single": round(count / whole_s / statistics.median(single), 2),
-        "killed": stops, "sha256": whole, "identical": whole == interrupted, "peak_mib": memory,
+        "inputs": count, "failed": failed, "batch_size": batch_size, "whole_s": round(whole_s, 1), **stops,
+        "sha256": whole, "identical": whole == interrupted,
     }  # fmt: skip
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> dict:
+    """The figures of the parts that were asked for."""
+    report: dict = {"cpus": os.cpu_count()}
+    if "memory" in arguments.parts:
+        report["peak_mib"] = {str(inputs): peak_mib(folder, inputs) for inputs in (1_000, 20_000)}
+    if {"throughput", "kills"}.isdisjoint(arguments.parts):
+        return report
+    from paligemma.jobs.model import load_model
+
+    requests = draw(folder, arguments.count)
+    loaded = load_model({"model": "nano", "device": "cpu"})
+    report["environment"] = loaded.describe()["environment"]
+    if "throughput" in arguments.parts:
+        report["throughput"] = throughput(requests, folder, loaded, arguments.batch_size, min(64, arguments.count))
+    if "kills" in arguments.parts:
+        report["kills"] = killed_and_whole(
+            requests, folder, loaded, arguments.batch_size, arguments.count, arguments.kills
+        )
+    return report
 
 
 def main() -> int:
@@ -188,17 +220,19 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--json", type=Path, help="parts that were not run keep the figures they have there")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="batch-kill-"))
     try:
-        report = measure(folder, arguments.count, arguments.kills, arguments.batch_size)
+        report = measure(folder, arguments)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(report, indent=1))
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if report["identical"] else 1
+        before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+        arguments.json.write_text(json.dumps({**before, **report}, indent=1) + "\n")
+    return 0 if report.get("kills", {}).get("identical", True) else 1
 
 
 if __name__ == "__main__":
