@@ -5,8 +5,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from tempfile import TemporaryFile
 
 import pytest
 from PIL import Image
@@ -25,25 +28,31 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def address():
-    """Where `paligemma ui` says it is."""
+@contextmanager
+def served(folder, errors=None):
+    """`paligemma ui` with its temporary files in `folder`, and where it says it is."""
     command = [sys.executable, "-m", "paligemma", "ui", "--port", "0"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process:
         try:
             line = process.stdout.readline()
             assert line.endswith("(nano; Ctrl+C ends it)\n"), line
-            yield line.split()[0]
+            yield process, line.split()[0]
         finally:
-            process.terminate()
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("page")) as (_, where):
+        yield where
 
 
 @pytest.fixture(scope="module")
 def chromium():
     sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright is installed (pip install playwright)")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=PATIENCE_MS)
         yield browser
         browser.close()
 
@@ -155,6 +164,7 @@ def test_an_uploaded_and_a_pasted_picture_are_answered(visit):
     give(page, scene_file())
     run(page)
     page.wait_for_function("() => document.querySelector('#answer textarea')?.value.includes('car')")
+    finished(page)
     page.evaluate(
         """async (bytes) => navigator.clipboard.write(
             [new ClipboardItem({"image/png": new Blob([new Uint8Array(bytes)], {type: "image/png"})})])""",
@@ -248,3 +258,19 @@ def test_two_examples_differ(visit):
     run(page)
     finished(page)
     assert [label for label, *_ in rows(page)] == ["car", "sun"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_it_ends_at_once_and_leaves_no_file(chromium, tmp_path, number, status):
+    with TemporaryFile("w+") as errors, served(tmp_path, errors) as (process, where):
+        page = chromium.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(where)
+        page.wait_for_selector("#picture img")
+        assert list(tmp_path.rglob("*.png"))
+        process.send_signal(number)
+        assert process.wait(60) == status  # although the page is still open
+        page.close()
+        errors.seek(0)
+        assert errors.read() == ("the page is closed\n" if status == 0 else "")
+    assert list(tmp_path.iterdir()) == []

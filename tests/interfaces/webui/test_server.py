@@ -1,8 +1,10 @@
 """The whole page over HTTP as a browser speaks to it, without a browser: uploads, answers, and what must fail."""
 
-import builtins
+import asyncio
+import importlib.util
 import io
 import json
+import logging
 import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ from PIL import Image
 
 from paligemma.errors import ResourceError, UnavailableError, UsageError
 from paligemma.interfaces.webui import server
-from paligemma.interfaces.webui.server import listen, need_gradio, url_of
+from paligemma.interfaces.webui.server import _worth_telling, listen, need_gradio, url_of
 
 
 def picture_file(color):
@@ -161,16 +163,19 @@ def test_the_address_shown_is_one_a_browser_can_open(name, shown, monkeypatch):
 
 
 def test_gradio_missing_is_told(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name == "gradio":
-            raise ImportError("No module named 'gradio'")
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match=r"pip install 'paligemma\[ui\]'"):
         need_gradio()
+
+
+def test_a_page_left_open_is_no_error_when_the_process_ends():
+    def record(message, error=None):
+        info = (type(error), error, None) if error else None
+        return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, message, (), info)
+
+    assert not _worth_telling(record("Cancel 1 running task(s), timeout graceful shutdown exceeded"))
+    assert not _worth_telling(record("Exception in ASGI application", asyncio.CancelledError()))
+    assert _worth_telling(record("Exception in ASGI application", ValueError()))
 
 
 def test_files_are_gone_when_the_page_is_closed(fake, monkeypatch):

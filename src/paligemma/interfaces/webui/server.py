@@ -4,8 +4,13 @@ In: a loaded model and a listening socket. Out: nothing but answers to that sock
 anyone: Gradio's own start, which asks other machines, is not used.
 """
 
+import asyncio
+import importlib.util
+import logging
 import os
+import signal
 import socket
+import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +27,15 @@ CLOSING_S = 2  # for open pages to take their last bytes
 
 
 def need_gradio() -> None:
-    """Silences Gradio and makes sure it is there.
+    """Silences Gradio and makes sure it is there, without the seconds that importing it takes.
 
     Raises:
         UnavailableError: it is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise UnavailableError(
-            f"the page needs Gradio, which cannot be imported ({error}); pip install 'paligemma[ui]'"
-        ) from error
+    if importlib.util.find_spec("gradio") is None:
+        raise UnavailableError("the page needs Gradio, which is not installed; pip install 'paligemma[ui]'")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -66,7 +67,10 @@ def url_of(listening: socket.socket) -> str:
 def make_app(model: "PaliGemma", host: str = LOOPBACK[0]) -> Guard:
     """The whole site: `/` leads to `/en/` or `/zh/` by what the browser prefers.
 
-    Uploads and answers lie in `GRADIO_TEMP_DIR`, which is read here.
+    Uploads and answers lie in `GRADIO_TEMP_DIR`, which Gradio reads here and when it is first imported.
+
+    Raises:
+        UnavailableError: no Gradio.
     """
     need_gradio()
     import gradio as gr
@@ -102,6 +106,8 @@ def make_app(model: "PaliGemma", host: str = LOOPBACK[0]) -> Guard:
 
 def serve(model: "PaliGemma", listening: socket.socket, host: str) -> None:
     """Answers until the process is told to end; files of the page live in a private folder until then."""
+    # uvicorn closes and then raises again what it was told; by default SIGTERM would end us before the folder is gone
+    signal.signal(signal.SIGTERM, _terminated)
     with tempfile.TemporaryDirectory(prefix="paligemma-ui-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         app = make_app(model, host)
@@ -111,4 +117,15 @@ def serve(model: "PaliGemma", listening: socket.socket, host: str) -> None:
             app, log_level="warning", access_log=False, server_header=False, ws="none",
             timeout_graceful_shutdown=CLOSING_S,
         )  # fmt: skip
+        logging.getLogger("uvicorn.error").addFilter(_worth_telling)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _terminated(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """False for what uvicorn says of pages that are still open when it ends."""
+    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and "timeout graceful shutdown exceeded" not in record.getMessage()
