@@ -9,6 +9,7 @@ from tests.api.helpers import picture
 import paligemma
 from paligemma.api import load
 from paligemma.errors import CheckpointError, UnavailableError, UsageError
+from paligemma.metrics import Calibration
 
 
 def test_loading_keeps_or_changes_the_number_type(directory, model):
@@ -43,3 +44,19 @@ def test_a_checkpoint_without_tokenizer_says_what_to_do(directory, tmp_path):
 def test_what_cannot_be_loaded(directory, name, options, error, message):
     with pytest.raises(error, match=message):
         load(name or directory, **options)
+
+
+def test_a_calibration_is_found_beside_the_model_or_given(directory, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(directory, copy)
+    (copy / "calibration.json").unlink(missing_ok=True)
+    assert load(copy, device="cpu").calibration is None
+    (copy / "calibration.json").write_text('{"temperature": 2.0}')
+    (tmp_path / "mine.json").write_text('{"shift": 0.5}')
+    assert load(copy, device="cpu").calibration == Calibration(temperature=2.0)
+    assert load(copy, device="cpu", calibration=tmp_path / "mine.json").calibration == Calibration(shift=0.5)
+    with pytest.raises(UnavailableError, match="paligemma calibrate"):
+        load(copy, device="cpu", calibration=tmp_path / "nowhere.json")
+    (copy / "calibration.json").write_text('{"temprature": 2.0}')
+    with pytest.raises(CheckpointError, match="is no calibration"):
+        load(copy, device="cpu")

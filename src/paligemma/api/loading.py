@@ -16,7 +16,7 @@ from paligemma.checkpoints.load import build_model, open_checkpoint
 from paligemma.checkpoints.placement import choose_device, choose_dtype
 from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import VARIANTS, did_you_mean
-from paligemma.errors import CheckpointError, UsageError
+from paligemma.errors import CheckpointError, UnavailableError, UsageError
 from paligemma.metrics.calibration import Calibration
 from paligemma.pixels import RESIZES
 from paligemma.processor import Processor
@@ -34,6 +34,7 @@ def load(
     tokenizer: str | os.PathLike[str] | None = None,
     resize: str | None = None,
     image_cache: int = IMAGE_CACHE,
+    calibration: str | os.PathLike[str] | None = None,
 ) -> PaliGemma:
     """A model ready to answer: the bundled one, a directory or file, or a hub name that was pulled before.
 
@@ -46,6 +47,7 @@ def load(
         tokenizer: model, file or directory to take it from, for checkpoints without (big_vision's npz).
         resize: one of `pixels.RESIZES`; by default what the checkpoint says.
         image_cache: how many pictures' features to remember (at most 512 MiB of them); 0 none.
+        calibration: file that `paligemma calibrate` wrote; by default calibration.json beside the model.
 
     Raises:
         UnavailableError: not on this machine; says how to get it.
@@ -78,19 +80,21 @@ def load(
     model = build_model(opened, chosen, place)
     return PaliGemma(
         model, processor, name=opened.name or str(name), variant=VARIANTS.get(opened.name or ""), notes=notes,
-        image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path),
+        image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path, calibration),
     )  # fmt: skip
 
 
-def _calibration(path: Path) -> Calibration | None:
-    """That of `calibration.json` beside the model.
+def _calibration(model: Path, given: str | os.PathLike[str] | None) -> Calibration | None:
+    """That of the file given, or of `calibration.json` beside the model.
 
     Raises:
-        CheckpointError: it cannot be read.
+        UnavailableError: the file given is not there. CheckpointError: it cannot be read.
     """
-    file = (path if path.is_dir() else path.parent) / CALIBRATION
+    file = Path(given) if given is not None else (model if model.is_dir() else model.parent) / CALIBRATION
     if not file.is_file():
-        return None
+        if given is None:
+            return None
+        raise UnavailableError(f"there is no file {file} with a calibration; make one with `paligemma calibrate`")
     try:
         return Calibration.from_dict(json.loads(file.read_bytes()))
     except (OSError, ValueError, TypeError, AttributeError, UsageError) as error:

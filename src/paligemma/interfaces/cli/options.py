@@ -74,6 +74,8 @@ class ModelOptions:
     """Of a hub name; default main."""
     tokenizer: str | None = None
     """Model, file or directory that has the tokenizer, for models that come without."""
+    calibration: str | None = None
+    """File of `paligemma calibrate`; by default calibration.json beside the model."""
 
 
 @Parameter(name="*", group=_ANSWER)
