@@ -19,6 +19,15 @@ def test_a_stream_takes_one_example(model):
         model.stream([picture()], "caption en")
 
 
+def test_a_stream_of_boxes_has_no_scores_to_choose_by(model, says):
+    says("<loc0102><loc0051><loc0920><loc0819> cat")
+    stream = model.stream(picture(), model.prompt("detect", "cat"))
+    assert "".join(stream).endswith(" cat")
+    assert [box.score for box in stream.answer] == [None]
+    with pytest.raises(UsageError, match="conf was given to a stream"):
+        model.stream(picture(), model.prompt("detect", "cat"), conf=0.5)
+
+
 def test_a_streamed_verb_has_its_task(model, says):
     says("a cat")
     stream = model.stream(picture(), model.prompt("ask", "what?", language="de"))

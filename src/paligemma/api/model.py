@@ -199,6 +199,8 @@ class PaliGemma:
             raise UsageError(
                 "a stream answers one example; give one picture, or Images(...) for several of one example"
             )
+        if options.get("conf"):
+            raise UsageError("conf was given to a stream, whose boxes have no scores; use detect, segment or generate")
         options.pop("batch_size", None)  # there is one row
         return stream_answer(self, make_work(self, Query(examples[0], "generate", {"prompt": prompt}, options)))
 

@@ -19,7 +19,7 @@ from paligemma.errors import UsageError
 MAX_WINDOWS = 64  # of `tiles=True`, whose windows grow rather than be more
 BORDER = 0.02  # a box this near to its window's border, in sides of the window, may be cut by it
 SAME_IOU = 0.5  # two boxes of one label that overlap so much are one object
-INSIDE = 0.7  # a cut box of which this much lies in another of its label is a part of that
+INSIDE = 0.3  # a cut box of which this much lies in another of its label is a part of that: models complete what is cut
 IN_LINE = 0.5  # facing pieces whose extents along the border agree so much (1-D IoU) are one object
 
 Window = tuple[int, int, int, int]
@@ -152,7 +152,15 @@ def cut_sides(xyxy: np.ndarray, window: Window, size_px: tuple[int, int]) -> np.
 
 def merge(boxes: Boxes) -> Boxes:
     """Facing pieces joined, repetitions left out; most certain first. Merging a second time changes nothing."""
-    return _without_repetitions(_joined(boxes))
+    return _without_repetitions(_joined(_without_known_pieces(boxes)))
+
+
+def _without_known_pieces(boxes: Boxes) -> Boxes:
+    """Leaves out cut boxes that are part of a whole one: joined to others they would only spoil it."""
+    cut, shared = boxes.cut.any(1), _shared_area(boxes.xyxy)
+    same = boxes.labels[:, None] == boxes.labels[None]
+    part = (shared >= INSIDE * np.diagonal(shared)[:, None]) & same & ~cut[None] & cut[:, None]
+    return boxes.take(np.flatnonzero(~part.any(1)))
 
 
 def _joined(boxes: Boxes) -> Boxes:
