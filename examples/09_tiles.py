@@ -1,0 +1,19 @@
+"""Small objects in a large picture: overlapping windows are asked one by one and their answers merged."""
+
+from PIL import Image
+
+import paligemma
+from paligemma.scenes import draw_scene
+
+scenes = [draw_scene(seed, 112) for seed in range(9)]
+sheet = Image.new("RGB", (336, 336))  # nine drawn scenes side by side
+for i, scene in enumerate(scenes):
+    sheet.paste(scene.image, (i % 3 * 112, i // 3 * 112))
+label = scenes[0].things[0].label
+there = sum(thing.label == label for scene in scenes for thing in scene.things)
+
+model = paligemma.load()
+found = model.detect(sheet, label, tiles=True)
+print(f"{label}: {there} there, {len(model.detect(sheet, label))} found in the whole picture, {len(found)} with tiles")
+print("scores:", [round(box.score, 2) for box in found])
+found.plot().save("tiles.png")
