@@ -51,7 +51,7 @@ def known_as(model, name):
         ("paligemma-3b-ft-docvqa-448", "detect", ["cat"], "detect cat", ["unknown_task"]),
         ("paligemma-3b-ft-refcoco-seg-448", "segment", ["left cat"], "left cat", ["mask_codes_only"]),
         ("paligemma2-3b-mix-224", "generate", ["detct cat"], "detct cat", ["did_you_mean"]),
-        ("nano", "segment", ["cat"], "segment cat", ["unknown_task", "mask_codes_only"]),
+        ("paligemma-3b-ft-docvqa-448", "segment", ["cat"], "segment cat", ["unknown_task", "mask_codes_only"]),
     ],
 )
 def test_the_dialect_and_lint_of_published_checkpoints(model, says, monkeypatch, name, verb, words, sent, codes):
