@@ -157,7 +157,7 @@ def merge(boxes: Boxes) -> Boxes:
 
 def _without_known_pieces(boxes: Boxes) -> Boxes:
     """Leaves out cut boxes that are part of a whole one: joined to others they would only spoil it."""
-    cut, shared = boxes.cut.any(1), _shared_area(boxes.xyxy)
+    cut, shared = np.asarray(boxes.cut.any(1)), _shared_area(boxes.xyxy)
     same = boxes.labels[:, None] == boxes.labels[None]
     part = (shared >= INSIDE * np.diagonal(shared)[:, None]) & same & ~cut[None] & cut[:, None]
     return boxes.take(np.flatnonzero(~part.any(1)))
