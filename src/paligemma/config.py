@@ -278,7 +278,7 @@ NANO = Config(
 _ALL: list[Variant] = [
     Variant(
         name="nano", config=NANO, family="PaliGemma 2", size="nano", kind="nano",
-        tasks=("caption", "ask", "detect"), text_length=64, licence="apache-2.0",
+        tasks=("caption", "ask", "detect", "segment"), text_length=128, licence="apache-2.0",
     ),
     _v1(224, "pt", text_length=128),
     _v1(448, "pt", text_length=512),
