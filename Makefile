@@ -17,7 +17,7 @@ help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## */: /' | awk -F': ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime  ## answer a question about a picture with the bundled model: demo.png
-	$(BIN)/paligemma detect "cat" examples/scene.png --save demo.png
+	$(BIN)/paligemma segment "cat; sun" examples/scene.png --save demo.png
 	@echo "the answer is drawn in demo.png"
 
 test: $(VENV)/.dev  ## the suite: no network, no accelerator

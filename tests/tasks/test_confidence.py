@@ -145,3 +145,19 @@ def test_boxes_at_the_median():
     assert moved.box_yxyx_norm == (10 / 1023, 20 / 1023, 30 / 1023, 40 / 1023)
     assert (moved.loc, flat, unknown) == (box.loc, box, box)
     assert refine_boxes([box], [score((10, 20, 30, 40))], 1024)[0].box_yxyx_norm[3] == 40 / 1024
+
+
+def test_which_object_comes_first_is_no_doubt_about_where_it_is():
+    """Half of the first top edge's mass lies where the dog begins: an order where the dog follows, doubt where not."""
+    raw = f"{CAT} cat ; {DOG} dog"
+    alone, both = f"{CAT} cat", raw
+    found = {}
+    for text in (alone, both):
+        tokens, logprobs, watched = made(text)
+        p = torch.zeros(1024)
+        p[100], p[600] = 0.5, 0.49
+        watched[0] = p.log()
+        found[text] = score_boxes(read_boxes(text, SIZE), tokens, logprobs, watched, TOKENIZER)[0]
+    assert found[both].localisation == pytest.approx(1, abs=1e-6)
+    assert found[alone].localisation == pytest.approx(0.5, abs=0.05)
+    assert found[both].presence == found[alone].presence == pytest.approx(0.99)

@@ -26,6 +26,7 @@ from paligemma.results import Box
 from paligemma.tasks.grammar import MASK_TOKENS, REFERENCE, Divisor, Reading, Span, decode_bin
 from paligemma.tokenizer import Tokenizer
 
+NEAR_BINS = 64  # how far around another object's edge the model's doubt about that edge reaches
 Edges = tuple[float, float, float, float]
 Floats = NDArray[np.float64]
 
@@ -83,10 +84,10 @@ def score_boxes(
     """
     aligned = _Aligned(tokens, tokenizer, len(start))
     scores: list[BoxScore | None] = []
+    firsts = [aligned.first(span) for span in reading.spans]
     label_stop = 0  # where the tokens of the label before this box end
-    for span in reading.spans:
+    for number, (span, first) in enumerate(zip(reading.spans, firsts, strict=True)):
         lead_start, label_stop = label_stop, aligned.label_stop(span)
-        first = aligned.first(span)
         if first is None or not all(_has(watched, i, NUM_LOC_TOKENS) for i in range(first, first + 4)):
             scores.append(None)
             continue
@@ -95,6 +96,7 @@ def score_boxes(
             _score(
                 [token - tokenizer.loc_start for token in tokens[first : first + 4]],
                 [_array(watched[i]) for i in range(first, first + 4)],
+                later=[tokens[i] - tokenizer.loc_start for i in firsts[number + 1 :] if i is not None],
                 lead=math.fsum(logprobs[lead_start:first]),
                 label=math.fsum(logprobs[behind:label_stop]),
                 masks=logprobs[first + 4 : first + 4 + MASK_TOKENS] if span.num_masks >= MASK_TOKENS else (),
@@ -154,25 +156,46 @@ def expected_iou(bins: Sequence[int], cumulative: Floats) -> float:
     return float(np.mean(shared / joint))
 
 
+def _without_order(p: Floats, own: int, later: Sequence[int]) -> Floats:
+    """A top edge's distribution float64[1024] without the places of objects that the answer names later.
+
+    Before the first location the model also chooses which object comes next; that another one might have, is no doubt
+    about this one. Bins near a later object's top edge, and nearer to it than to this one's, are left out.
+    """
+    axis = np.arange(len(p))
+    mine = np.abs(axis - own)
+    for other in later:
+        theirs = np.abs(axis - other)
+        p = np.where((theirs <= NEAR_BINS) & (theirs < mine), 0.0, p)
+    return p
+
+
 def _score(
-    bins: Sequence[int], edges: Sequence[Floats], *, lead: float, label: float, masks: Sequence[float]
+    bins: Sequence[int],
+    edges: Sequence[Floats],
+    *,
+    later: Sequence[int],
+    lead: float,
+    label: float,
+    masks: Sequence[float],
 ) -> BoxScore:
     """
     Args:
-        bins: the box. edges: float64[1024], log-probabilities of each edge's bins.
+        bins: the box. edges: float64[1024], log-probabilities of each edge's bins. later: top edges of later boxes.
         lead: log-probability of what stands between the box before and this one; label: of the label.
         masks: of each mask token.
     """
     p = np.exp(np.stack(edges))
-    mass = p.sum(axis=1, keepdims=True)
-    p = p / np.maximum(mass, np.finfo(np.float64).tiny)
+    presence = float(p[0].sum())
+    p[0] = _without_order(p[0], bins[0], later)
+    p = p / np.maximum(p.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     cumulative = np.minimum(p.cumsum(axis=1), 1)
     axis = np.arange(NUM_LOC_TOKENS)
     mean = p @ axis
     spread = np.sqrt(np.maximum(p @ axis**2 - mean**2, 0))
     y1, x1, y2, x2 = (int(edge) for edge in _quantiles(cumulative, np.full((1, 4), 0.5))[0])
     return BoxScore(
-        presence=_probability(lead) * min(float(mass[0, 0]), 1.0),
+        presence=_probability(lead) * min(presence, 1.0),
         label=_probability(label),
         localisation=expected_iou(bins, cumulative),
         mask=_probability(math.fsum(masks) / len(masks)) if masks else None,
