@@ -181,7 +181,7 @@ def test_a_drawing_is_answered(visit):
     page = visit()
     page.get_by_role("tab", name="Draw").click()
     page.wait_for_selector("#sketch canvas")
-    page.wait_for_timeout(1500)  # the pen is taken a moment after the paper is there
+    page.wait_for_function("() => document.querySelectorAll('#sketch button.quite-round').length > 2")  # a pen in hand
     run(page)
     page.wait_for_selector("#status .error")
     assert "There is no picture yet" in page.inner_text("#status")
@@ -192,6 +192,7 @@ def test_a_drawing_is_answered(visit):
     for step in range(-50, 60, 10):
         page.mouse.move(x + step, y + step / 2)
     page.mouse.up()
+    page.wait_for_selector("#sketch button[aria-label=Undo]:not([disabled])")
     choose(page, "caption")
     run(page)
     finished(page)

@@ -16,8 +16,13 @@ ICON = (
 )
 # on a phone the answer comes below the fields
 SHOW_RESULTS = "() => {if (innerWidth < 720) document.querySelector('#results').scrollIntoView({behavior: 'smooth'})}"
-# the pen in the hand from the start
-TAKE_PEN = "() => {setTimeout(() => document.querySelector('#sketch button.quite-round')?.click(), 400)}"
+
+# takes the pen for whoever comes to draw; a pen in the hand shows its colours, as further buttons
+TAKE_PEN = (
+    "() => {let tries = 40; const taking = setInterval(() => {"
+    "const tools = document.querySelectorAll('#sketch button.quite-round');"
+    "if (tools.length > 2 || !--tries) clearInterval(taking); else tools[0]?.click()}, 300)}"
+)
 
 _CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 12px 16px 40px !important; }

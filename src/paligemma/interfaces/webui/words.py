@@ -22,7 +22,6 @@ class Words:
     picture: str
     drop: str
     drawing: str
-    draw_hint: str
     examples: str
     verbs: Mapping[str, str]
     question: str
@@ -71,7 +70,6 @@ ENGLISH = Words(
     picture="Picture",
     drop="Drop a picture here, paste one, or click",
     drawing="Draw",
-    draw_hint="Take the pen on the left and draw.",
     examples="Examples",
     verbs={
         "caption": "Caption",
@@ -131,7 +129,6 @@ CHINESE = Words(
     picture="图片",
     drop="拖入、粘贴或点击选择一张图片",
     drawing="绘画",
-    draw_hint="请用左侧的画笔画图。",
     examples="示例",
     verbs={
         "caption": "描述",
