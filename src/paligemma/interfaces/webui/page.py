@@ -62,8 +62,8 @@ def _fields(asker: Asker, words: Words, examples: Sequence[Example]) -> SimpleNa
         with gr.Tab(words.drawing, id="drawing") as parts.drawing_tab:
             parts.sketch = gr.Sketchpad(
                 type="pil", image_mode="RGB", show_label=False, canvas_size=SKETCH_PX, height=360, layers=False,
-                transforms=(), brush=gr.Brush(default_size=10, colors=list(PENS), default_color=PENS[0], color_mode="fixed"),
-                buttons=[], format="png", elem_id="sketch",
+                transforms=(), buttons=[], format="png", elem_id="sketch",
+                brush=gr.Brush(default_size=10, colors=list(PENS), default_color=PENS[0], color_mode="fixed"),
             )  # fmt: skip
     parts.source = gr.State("picture")
     gr.HTML(f"<p>{words.examples}</p>", elem_id="examples-title")
