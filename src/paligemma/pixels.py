@@ -52,8 +52,12 @@ def to_pixels(image: Image.Image, size_px: int, resize: str = DEFAULT_RESIZE) ->
 
 
 def _pil_bicubic(array: np.ndarray, size_px: int) -> Tensor:
-    resized = Image.fromarray(array).resize((size_px, size_px), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).float()
+    """Pillow's, height first where Pillow 13 begins with it: each axis rounds, and Pillow 12 begins with the width."""
+    height, width = array.shape[:2]
+    image = Image.fromarray(array)
+    if height > size_px and 2 * width < height + size_px:
+        image = image.resize((width, size_px), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image.resize((size_px, size_px), Image.Resampling.BICUBIC))).float()
 
 
 def _torch_bicubic(array: np.ndarray, size_px: int) -> Tensor:

@@ -25,7 +25,7 @@ def test_every_variant_can_be_asked_everything():
     for v in VARIANTS.values():
         bare = v.task in (*BARE_QUESTIONS, REFCOCO)
         for task in ("caption", "ask", "ocr", "detect", "segment", "generate"):
-            notices = lint("detect cat" if task == "detect" else "x", task, v)
+            notices = lint(f"{task} cat" if task in ("detect", "segment") else "x", task, v)
             assert all(v.name in notice.message for notice in notices)
             assert (notices == []) == (v.kind != "pt" and (task in v.tasks or (bare and task == "generate")))
         assert all(form for form in known_prompts(v))

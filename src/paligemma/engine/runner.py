@@ -147,7 +147,7 @@ class Runner:
         )  # fmt: skip
         batch = Batch(cache, *(t.to(self.device) for t in (step, position, valid)))
         hidden = self._run(batch, x)[:, -1]
-        return batch, self.logits(hidden, softcap=not self.big_vision_softcap)
+        return batch, self._scores(hidden, softcap=not self.big_vision_softcap)
 
     @torch.inference_mode()
     def feed(self, batch: Batch, chains: Sequence[Sequence[int]]) -> Tensor:
@@ -163,15 +163,9 @@ class Runner:
         return hidden[real.flatten().nonzero()[:, 0].to(self.device)]
 
     @torch.inference_mode()
-    def logits(self, hidden: Tensor, *, softcap: bool = True) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """Scores of what follows hidden states, float[P, D] -> float[P, V]."""
-        head = self.model.language_model
-        scores = head.logits(hidden, softcap=softcap)
-        if self.fine and scores.dtype != torch.float32:
-            scores = scores.float()
-            for rows in (slice(*ids) for ids in self.fine):
-                scores[:, rows] = head.logits(hidden.float(), softcap=softcap, rows=rows)
-        return scores
+        return self._scores(hidden)
 
     def decode(self, batch: Batch, tokens: Sequence[int]) -> Tensor:
         """Appends one token to each row; returns scores of the next, float[B, V]."""
@@ -191,6 +185,16 @@ class Runner:
         hidden = self.model.decode(x, mask, batch.cache)
         batch.cache.advance(x.shape[1])
         return hidden
+
+    def _scores(self, hidden: Tensor, *, softcap: bool = True) -> Tensor:
+        """`logits`, those of the fine ids in float32."""
+        head = self.model.language_model
+        scores = head.logits(hidden, softcap=softcap)
+        if self.fine and scores.dtype != torch.float32:
+            scores = scores.float()
+            for rows in (slice(*ids) for ids in self.fine):
+                scores[:, rows] = head.logits(hidden.float(), softcap=softcap, rows=rows)
+        return scores
 
     def _features(self, prompts: Sequence[Prompt]) -> Tensor | None:
         """All image features of the batch in the order of their slots; pixels are encoded together."""
