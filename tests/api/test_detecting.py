@@ -245,3 +245,20 @@ def test_a_cut_answer_keeps_its_whole_boxes(own, monkeypatch):
     assert [box.label for box in found] == ["cat"]
     assert [notice.code for notice in found.warnings] == ["truncated"]
     assert found.score is None
+
+
+def test_max_objects_holds_without_the_grammar_too():
+    from paligemma import load
+    from paligemma.scenes import draw_scene
+
+    nano = load()
+    images = [
+        scene.image for seed in range(1_000_000_000, 1_000_000_012) if len((scene := draw_scene(seed)).things) > 2
+    ]
+    labels = ["cat", "boat", "hat", "moon", "sun", "car", "key", "tree", "ball", "house", "star", "fish"]
+    free = nano.detect(images, labels, grammar=False)
+    assert any(len(found) > 1 for found in free)
+    for found, one in zip(free, nano.detect(images, labels, grammar=False, max_objects=1), strict=True):
+        assert one.boxes == found.boxes[:1]
+        assert one.raw == found.raw
+        assert any(notice.code == "max_objects" for notice in one.warnings) == (len(found) > 1)
