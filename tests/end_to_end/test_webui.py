@@ -90,12 +90,20 @@ def choose(page, verb):
 
 
 def run(page):
+    """Presses the button; what was told before is marked, so that `finished` does not take it for the new answer."""
+    page.evaluate("document.querySelectorAll('#status p').forEach((told) => { told.dataset.old = 1 })")
     page.click("#run")
 
 
 def finished(page):
     """Waits until the answer is whole: its time is told then, and only then."""
-    page.wait_for_function(r"() => /\d (s|秒)$/m.test(document.querySelector('#status p')?.innerText)")
+    told = page.wait_for_function(
+        r"""() => {
+            const told = document.querySelector('#status p:not([data-old])')
+            return told && (told.matches('.error') || /\d (s|秒)$/.test(told.innerText)) && told.innerText
+        }"""
+    )
+    assert page.locator("#status .error").count() == 0, told.json_value()
 
 
 def rows(page):
@@ -183,8 +191,7 @@ def test_a_drawing_is_answered(visit):
     page.wait_for_selector("#sketch canvas")
     page.wait_for_function("() => document.querySelectorAll('#sketch button.quite-round').length > 2")  # a pen in hand
     run(page)
-    page.wait_for_selector("#status .error")
-    assert "There is no picture yet" in page.inner_text("#status")
+    page.wait_for_selector("#status .error >> text=There is no picture yet")
     paper = page.locator("#sketch canvas").first.bounding_box()
     x, y = paper["x"] + paper["width"] / 2, paper["y"] + paper["height"] / 2
     page.mouse.move(x - 50, y)

@@ -45,7 +45,7 @@ def button(url):
 def put(url, path, task="caption", objects="cat", session="s", **file):
     """The last message of the queue to the request that the page's button sends."""
     picture = {"path": path, "meta": {"_type": "gradio.FileData"}, **file}
-    data = [None, picture, None, task, objects, "how many?", "caption en", "en", "caption", 0, 0]
+    data = ["picture", picture, None, task, objects, "how many?", "caption en", "en", "caption", 0, 0]
     body = {"data": data, "fn_index": button(url), "session_hash": session}
     assert WEB.post(f"{url}en/gradio_api/queue/join", json=body).is_success
     with WEB.stream("GET", f"{url}en/gradio_api/queue/data", params={"session_hash": session}) as lines:

@@ -4,6 +4,7 @@ In: an `Asker`, the texts, the examples. Out: a `gradio.Blocks`. Thin: answers c
 offers are written to Gradio's own folder, which the process empties. Pictures reach us as the bytes that were uploaded.
 """
 
+import json
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def _fields(asker: Asker, words: Words, examples: Sequence[Example]) -> SimpleNa
                 transforms=(), buttons=[], format="png", elem_id="sketch",
                 brush=gr.Brush(default_size=10, colors=list(PENS), default_color=PENS[0], color_mode="fixed"),
             )  # fmt: skip
-    parts.source = gr.State("picture")
+    parts.source = gr.Textbox("picture", visible=False)
     gr.HTML(f"<p>{words.examples}</p>", elem_id="examples-title")
     parts.gallery = gr.Gallery(
         [example.picture for example in examples], format="png", label=words.examples, show_label=False, columns=6,
@@ -156,10 +157,6 @@ def _wire(parts: SimpleNamespace, asker: Asker, words: Words, examples: Sequence
         example = examples[event.index]
         return [gr.update(selected="picture"), example.picture, example.objects, example.question, example.prompt]
 
-    def choose(task: str) -> list[Any]:
-        shown = _FIELDS[task]
-        return [gr.update(visible="language" in shown), *(gr.update(visible=name in shown) for name in _NAMES)]
-
     fields = [getattr(parts, name) for name in _NAMES]
     inputs = [parts.source, parts.picture, parts.sketch, parts.task, *fields, parts.max_tokens, parts.least]
     outputs = [
@@ -170,18 +167,20 @@ def _wire(parts: SimpleNamespace, asker: Asker, words: Words, examples: Sequence
         [parts.run.click, *(field.submit for field in fields[:3])], ask, inputs, outputs, api_visibility="private",
         show_progress_on=parts.status, trigger_mode="once",
     ).then(None, js=SHOW_RESULTS, **_QUIET)  # fmt: skip
-    parts.least.change(
-        refilter,
-        [parts.answer, parts.least],
-        outputs[:-1],
-        trigger_mode="always_last",
-        **_QUIET,
-    )
+    parts.least.change(refilter, [parts.answer, parts.least], outputs[:-1], trigger_mode="always_last", **_QUIET)
     parts.gallery.select(take, None, [parts.tabs, parts.picture, *fields[:3]], **_QUIET)
-    parts.task.change(choose, parts.task, [parts.small, *fields], **_QUIET)
+    # In the browser alone: a request just as another one ends can get lost between Gradio's two sides, and these are
+    # what people do right before they press the button.
+    parts.task.change(None, parts.task, [parts.small, *fields], js=_choose_fields(), **_QUIET)
     parts.drawing_tab.select(None, js=TAKE_PEN, **_QUIET)
     for name, tab in (("picture", parts.picture_tab), ("drawing", parts.drawing_tab)):
-        tab.select(lambda name=name: name, None, parts.source, **_QUIET)
+        tab.select(None, None, parts.source, js=f"() => '{name}'", **_QUIET)
+
+
+def _choose_fields() -> str:
+    """JavaScript: verb -> for the row of small fields and each field whether it is to be seen."""
+    shown = {task: ["language" in names, *(name in names for name in _NAMES)] for task, names in _FIELDS.items()}
+    return f"(task) => ({json.dumps(shown)})[task].map((visible) => ({{__type__: 'update', visible}}))"
 
 
 def _update(parts: SimpleNamespace, shown: Shown, task: str = "") -> dict[Any, Any]:
