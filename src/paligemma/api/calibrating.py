@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from paligemma.api.queries import Query
 from paligemma.data import LabelledImage
-from paligemma.errors import InputError, ResourceError
+from paligemma.errors import InputError
 from paligemma.metrics.calibration import Bin, Calibration, expected_calibration_error, fit, reliability
 from paligemma.metrics.detection import Match, average_precision, match
 from paligemma.results import Detections
+from paligemma.results.files import writing
 
 if TYPE_CHECKING:
     from paligemma.api.model import PaliGemma
@@ -179,9 +180,6 @@ def save_calibration(calibration: Calibration, path: "str | Path") -> Path:
     """
     file = Path(path)
     file = file / "calibration.json" if file.is_dir() else file
-    try:
-        file.write_text(json.dumps(calibration.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ResourceError(f"cannot write {file} ({reason}); choose a folder with space and permission") from error
+    with writing(file) as text:
+        text.write(json.dumps(calibration.to_dict(), indent=2) + "\n")
     return file

@@ -70,13 +70,12 @@ class Asked:
 
     Args:
         constraint: the grammar, None for text and where it is off.
-        duplicates: whether repetitions are kept; max_objects: how many objects at the most.
+        duplicates: whether repetitions are kept.
         divisor: of location bins; refine: whether edges move to the median of their distributions.
     """
 
     constraint: Begun | None = None
     duplicates: bool = True
-    max_objects: int | None = None
     divisor: Divisor = REFERENCE
     refine: bool = False
 
@@ -98,7 +97,6 @@ def asked_of(model: "PaliGemma", query: Query, prompt: Prompt, given: Sequence[i
     options, task, of_verb = query.options, reads_as(prompt), prompt.task in BOX_TASKS
     asked = Asked(
         duplicates=options.get("duplicates", not of_verb),
-        max_objects=options.get("max_objects"),
         divisor=options.get("loc_divisor", REFERENCE),
         refine=options.get("refine", False),
     )
@@ -160,24 +158,19 @@ def scored(model: "PaliGemma", reading: Reading, generation: Generation, asked: 
         boxes = refine_boxes(
             boxes, [None if box.mask_codes else one for box, one in zip(boxes, scores, strict=True)], asked.divisor
         )
-    if asked.max_objects is not None and len(boxes) > asked.max_objects:  # no grammar ended the list
-        message = f"{len(boxes)} objects were written, the first {asked.max_objects} are kept, as asked by max_objects"
-        notices += (Notice("max_objects", message),)
-    found = _first_boxes(replace(reading, boxes=boxes, warnings=(*reading.warnings, *notices)), asked.max_objects)
+    found = replace(reading, boxes=boxes, warnings=(*reading.warnings, *notices))
     return found if asked.duplicates else drop_duplicates(found)
 
 
 def _without_stump(reading: Reading, whole: int) -> Reading:
-    warnings = tuple(notice for notice in reading.warnings if notice.code not in ("rejected", "no_mask"))
-    return replace(_first_boxes(reading, whole), warnings=warnings)
-
-
-def _first_boxes(reading: Reading, count: int | None) -> Reading:
-    if count is None or count >= len(reading.boxes or ()):
-        return reading
-    boxes = (reading.boxes or ())[:count]
-    text = SEPARATOR.join(box.label for box in boxes if box.label)
-    return replace(reading, text=text, boxes=boxes, spans=reading.spans[:count])
+    boxes = (reading.boxes or ())[:whole]
+    return replace(
+        reading,
+        text=SEPARATOR.join(box.label for box in boxes if box.label),
+        boxes=boxes,
+        spans=reading.spans[:whole],
+        warnings=tuple(notice for notice in reading.warnings if notice.code not in ("rejected", "no_mask")),
+    )
 
 
 def with_pixels(model: "PaliGemma", readings: Sequence[Reading], divisors: Sequence[Divisor]) -> list[Reading]:

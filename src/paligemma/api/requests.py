@@ -21,7 +21,6 @@ from paligemma.engine import Generation, Sampling
 from paligemma.processor import Encoded
 from paligemma.results import Answer, Detections, Notice
 from paligemma.tasks import TASKS, Prompt, Reading, lint
-from paligemma.tasks.grammar import Divisor
 
 if TYPE_CHECKING:
     from paligemma.api.model import PaliGemma
@@ -38,7 +37,6 @@ class Request:
     paths: tuple[str | None, ...]
     sampling: Sampling
     asked: Asked
-    loc_divisor: Divisor
     warnings: tuple[Notice, ...]
     preprocess_s: float
 
@@ -69,7 +67,6 @@ def make_request(model: "PaliGemma", query: Query, pictures: Sequence[Picture], 
         paths=tuple(picture.path for picture in pictures),
         sampling=sampling_of(options, min(_max_tokens(model, prompt), max(1, room))),
         asked=asked_of(model, query, prompt, given),
-        loc_divisor=options.get("loc_divisor", 1023),
         warnings=tuple(lint(prompt.text, reads_as(prompt), model.variant, free=free)),
         preprocess_s=opening_s + time.perf_counter() - began,
     )
@@ -101,29 +98,29 @@ def make_answers(
     Raises:
         CheckpointError: masks came, and the codec's file is damaged.
     """
-    pairs = list(zip(requests, generations, strict=True))
-    readings = [_read(model, *pair) for pair in pairs]
-    readings = with_pixels(model, readings, [request.loc_divisor for request in requests])
-    return [_answer(model, *pair, reading, generate_s) for pair, reading in zip(pairs, readings, strict=True)]
+    raws = [
+        request.start + model.tokenizer.decode(generation.tokens)
+        for request, generation in zip(requests, generations, strict=True)
+    ]
+    triples = list(zip(requests, generations, raws, strict=True))
+    readings = [_read(model, *triple) for triple in triples]
+    readings = with_pixels(model, readings, [request.asked.divisor for request in requests])
+    return [_answer(model, *triple, reading, generate_s) for triple, reading in zip(triples, readings, strict=True)]
 
 
-def _read(model: "PaliGemma", request: Request, generation: Generation) -> Reading:
+def _read(model: "PaliGemma", request: Request, generation: Generation, raw: str) -> Reading:
     """Text or boxes, these with their scores."""
-    prompt, raw = request.prompt, _raw(model, request, generation)
+    prompt = request.prompt
     reading = TASKS[reads_as(prompt)].parse(
-        raw, request.images[0].size, divisor=request.loc_divisor, default_label=prompt.label
+        raw, request.images[0].size, divisor=request.asked.divisor, default_label=prompt.label
     )
     if reading.boxes is None:
         return reading
     return scored(model, reading, generation, request.asked, request.start)
 
 
-def _raw(model: "PaliGemma", request: Request, generation: Generation) -> str:
-    return request.start + model.tokenizer.decode(generation.tokens)
-
-
 def _answer(
-    model: "PaliGemma", request: Request, generation: Generation, reading: Reading, generate_s: float
+    model: "PaliGemma", request: Request, generation: Generation, raw: str, reading: Reading, generate_s: float
 ) -> Answer:
     prompt, reason = request.prompt, generation.finish_reason
     warnings = (*request.warnings, *reading.warnings)
@@ -133,7 +130,7 @@ def _answer(
     elif reason == "repetition":
         warnings += (Notice("repetition", "the answer ran in circles and was ended; stop_repeats=None lets it run"),)
     fields: dict[str, Any] = {
-        "text": reading.text, "raw": _raw(model, request, generation), "task": prompt.task, "prompt": prompt.text,
+        "text": reading.text, "raw": raw, "task": prompt.task, "prompt": prompt.text,
         "model": model.name, "finish_reason": reason, "warnings": warnings,
         "score": math.exp(math.fsum(generation.logprobs)) if reason == "stop" else None,
         "image_size_px": request.images[0].size,

@@ -17,7 +17,7 @@ from paligemma.api.queries import Query
 from paligemma.api.requests import Request, make_request, prompt_of
 from paligemma.api.tiling import Boxes, Tiles, Window, cut_sides, merge, windows
 from paligemma.errors import UsageError
-from paligemma.results import Answer, Box, Corners, Detections, Mask
+from paligemma.results import Answer, Box, Corners, Detections, Mask, Notice
 
 if TYPE_CHECKING:
     from paligemma.api.model import PaliGemma
@@ -45,7 +45,7 @@ def make_work(model: "PaliGemma", query: Query) -> Work:
     conf, most = query.options.get("conf", 0.0), query.options.get("max_objects")
     if tiles is None:
         request = make_request(model, query, pictures, opening_s)
-        return Work((request,), lambda answers: _chosen(answers[0], conf, None))
+        return Work((request,), lambda answers: _chosen(answers[0], conf, most))
     if reads_as(prompt_of(model, query)) not in BOX_TASKS or len(pictures) != 1:
         raise UsageError(
             f"tiles were asked of {query.task} with {len(pictures)} pictures; they are for the boxes of one picture"
@@ -62,10 +62,14 @@ def make_work(model: "PaliGemma", query: Query) -> Work:
 
 
 def _chosen(answer: Answer, conf: float, most: int | None) -> Answer:
-    """Only the boxes that are wanted; the raw text stays."""
+    """Only the boxes that are wanted; the raw text stays. Says so where no grammar ended the list at `most`."""
     if not isinstance(answer, Detections):
         return answer
-    return (answer.filter(conf=conf) if conf else answer)[:most]
+    sure = answer.filter(conf=conf) if conf else answer
+    if most is None or len(sure) <= most:
+        return sure
+    message = f"{len(sure)} objects were found, the first {most} are kept, as asked by max_objects"
+    return replace(sure[:most], warnings=(*sure.warnings, Notice("max_objects", message)))
 
 
 def _merged(answers: Sequence[Answer], places: Sequence[Window], picture: Picture) -> Detections:
