@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import paligemma
 from paligemma.results import Box
+from paligemma.results.boxes import iou
 from paligemma.tasks.confidence import BoxScore, expected_iou, refine_boxes, score_boxes, with_scores
-from paligemma.tasks.grammar import iou, read_boxes
+from paligemma.tasks.grammar import read_boxes
 from paligemma.tokenizer import LOCATIONS, Tokenizer
 
 TOKENIZER = Tokenizer.load(Path(paligemma.__file__).parent / "checkpoints" / "nano")

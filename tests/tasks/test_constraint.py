@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 import paligemma
 from paligemma.errors import InputError, UsageError
 from paligemma.results import Box
+from paligemma.results.boxes import iou
 from paligemma.tasks.constraint import BoxGrammar, State
-from paligemma.tasks.grammar import boxes_to_text, iou, text_to_boxes
+from paligemma.tasks.grammar import boxes_to_text, text_to_boxes
 from paligemma.tokenizer import LOCATIONS, Tokenizer
 
 NANO = Path(paligemma.__file__).parent / "checkpoints" / "nano"

@@ -14,7 +14,7 @@ from paligemma.checkpoints import load_codec
 from paligemma.errors import InputError, UsageError
 from paligemma.model.mask_codec import MaskCodec, MaskCodecConfig
 from paligemma.results import Mask
-from paligemma.tasks.masks import _iou, crop_region, decoder, encode_masks, round_trip, squeezed
+from paligemma.tasks.masks import crop_region, decoder, encode_masks, round_trip, squeezed
 from paligemma.tasks.segment import format_segments, parse_segments
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "vae"
@@ -160,6 +160,6 @@ def test_any_mask_round_trips_as_text(data, codec):
 
 def test_overlap_is_that_of_whole_pictures():
     a, b = disc(50, 40, 20, 20, 12), disc(50, 40, 30, 15, 9)
-    assert _iou(Mask.from_array(a), Mask.from_array(b)) == pytest.approx((a & b).sum() / (a | b).sum())
-    assert _iou(Mask.from_array(a), Mask.from_array(disc(50, 40, 45, 3, 4))) == 0
-    assert re.match(r"0\.0", str(_iou(Mask.from_array(np.zeros((40, 50), bool)), Mask.from_array(a))))
+    assert Mask.from_array(a).iou(Mask.from_array(b)) == pytest.approx((a & b).sum() / (a | b).sum())
+    assert Mask.from_array(a).iou(Mask.from_array(disc(50, 40, 45, 3, 4))) == 0
+    assert re.match(r"0\.0", str(Mask.from_array(np.zeros((40, 50), bool)).iou(Mask.from_array(a))))

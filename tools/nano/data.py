@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from paligemma.checkpoints.mask_codec import load_codec
 from paligemma.config import IMAGE_SLOT, Config
 from paligemma.model import MaskCodec
-from paligemma.model.mask_codec import MASK_SIDE
 from paligemma.processor import Batch, Encoded, Processor
 from paligemma.scenes import COLORS, LABELS, Scene, Thing, draw_scene, examples
+from paligemma.tasks.masks import crop_region, squeezed
 from paligemma.tokenizer import LOCATIONS, Tokenizer
 
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -88,12 +87,8 @@ def token_rows(pairs: list[tuple[str, str]], processor: Processor) -> Batch:
 @torch.inference_mode()
 def mask_tokens(codec: MaskCodec, thing: Thing) -> str:
     """The sixteen `<seg>` tokens of a thing, as a user's own mask would get them."""
-    side = len(thing.mask)
-    y0, x0, y1, x1 = (round(c * side) for c in thing.box)
-    cut = (
-        Image.fromarray(thing.mask[y0:y1, x0:x1]).convert("L").resize((MASK_SIDE, MASK_SIDE), Image.Resampling.BILINEAR)
-    )
-    codes = codec.encode(torch.from_numpy(np.asarray(cut, np.float32) / 255)[None])[0]
+    y0, x0, y1, x1 = crop_region(thing.box, (len(thing.mask), len(thing.mask)))
+    codes = codec.encode(squeezed(thing.mask[y0:y1, x0:x1])[None])[0]
     return "".join(f"<seg{code:03d}>" for code in codes.tolist())
 
 

@@ -78,9 +78,13 @@ def cache_directory() -> Path:
     """Where Hugging Face's libraries keep downloads; read anew on each call."""
     if "HF_HUB_CACHE" in os.environ:
         return Path(os.environ["HF_HUB_CACHE"]).expanduser()
+    return _hugging_face_home() / "hub"
+
+
+def _hugging_face_home() -> Path:
     if "HF_HOME" in os.environ:
-        return Path(os.environ["HF_HOME"]).expanduser() / "hub"
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface" / "hub"
+        return Path(os.environ["HF_HOME"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
 
 
 def codec_beside(model_path: Path) -> Path | None:
@@ -101,9 +105,7 @@ def pulled_codec() -> Path | None:
 
 def _codec_of_bucket() -> Path:
     """Where Hugging Face's libraries keep what is no repository: `assets`."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    home = Path(os.environ.get("HF_HOME", home))
-    assets = Path(os.environ.get("HF_ASSETS_CACHE", home / "assets")).expanduser()
+    assets = Path(os.environ.get("HF_ASSETS_CACHE", _hugging_face_home() / "assets")).expanduser()
     return assets / "paligemma" / CODEC_FILES[1]
 
 

@@ -4,11 +4,19 @@ Coordinates inside are fractions of the picture in the order y, x, y, x, as the 
 outside is x first, in pixels unless its name ends in n.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from paligemma.errors import InputError
 from paligemma.results.mask import Corners, Mask
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes in the same unit, y or x first; 0 where they do not meet."""
+    overlap = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    return overlap / both if both > 0 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +77,7 @@ class Box:
 
     def iou(self, other: "Box") -> float:
         """Shared area of the two boxes over their joint area, 0..1; 0 where both are empty."""
-        a, b = self.xyxy, other.xyxy
-        shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-        joint = self.xywh[2] * self.xywh[3] + other.xywh[2] * other.xywh[3] - shared
-        return shared / joint if joint else 0.0
+        return iou(self.xyxy, other.xyxy)
 
     def to_dict(self, *, with_masks: bool = True) -> dict[str, Any]:
         """`box` in pixels (2 decimals) and `box_norm` (6 decimals), both x first; `loc` as written, y first; scores (6

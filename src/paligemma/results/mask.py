@@ -171,9 +171,26 @@ class Mask:
             raise InputError(
                 f"masks of pictures of {self.image_size_px} and {other.image_size_px} px; compare those of one picture"
             )
-        mine, theirs = self.array(), other.array()
-        joint = int((mine | theirs).sum())
-        return int((mine & theirs).sum()) / joint if joint else 0.0
+        (mine, mine_at), (theirs, theirs_at) = self.crop(), other.crop()
+        in_mine, in_theirs = mine > 0, theirs > 0
+        of_mine, of_theirs = overlap(mine_at, in_mine.shape, theirs_at, in_theirs.shape)
+        both = int((in_mine[of_mine] & in_theirs[of_theirs]).sum())
+        joint = int(in_mine.sum()) + int(in_theirs.sum()) - both
+        return both / joint if joint else 0.0
+
+
+_Slices = tuple[slice, slice]
+
+
+def overlap(
+    a_at: tuple[int, int], a_shape: tuple[int, ...], b_at: tuple[int, int], b_shape: tuple[int, ...]
+) -> tuple[_Slices, _Slices]:
+    """Where two rectangles (left, top; height, width) of one picture overlap, as slices of each."""
+    x1, y1 = max(a_at[0], b_at[0]), max(a_at[1], b_at[1])
+    x2 = max(x1, min(a_at[0] + a_shape[1], b_at[0] + b_shape[1]))
+    y2 = max(y1, min(a_at[1] + a_shape[0], b_at[1] + b_shape[0]))
+    a, b = ((slice(y1 - y, y2 - y), slice(x1 - x, x2 - x)) for x, y in (a_at, b_at))
+    return a, b
 
 
 def _fraction(edge_px: int, side_px: int) -> float:

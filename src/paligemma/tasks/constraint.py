@@ -18,7 +18,8 @@ from typing import Literal
 from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS
 from paligemma.errors import InputError, UsageError
 from paligemma.results import Notice
-from paligemma.tasks.grammar import LOC_PATTERN, MASK_TOKENS, SEG_PATTERN, SEPARATOR, check_label, iou
+from paligemma.results.boxes import iou
+from paligemma.tasks.grammar import LOC_PATTERN, MASK_TOKENS, SEG_PATTERN, SEPARATOR, check_label
 from paligemma.tokenizer import LOC_NAMES, LOCATIONS, Tokenizer
 
 REPEAT_IOU = 0.95

@@ -128,13 +128,6 @@ def decode_bin(location_bin: int, divisor: Divisor = REFERENCE) -> float:
     return location_bin / divisor
 
 
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes (top, left, bottom, right) in the same unit; 0 where they do not meet."""
-    overlap = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
-    return overlap / both if both > 0 else 0.0
-
-
 def box_to_text(box_yxyx_norm: Corners, divisor: Divisor = REFERENCE) -> str:
     """Four location tokens: top, left, bottom, right."""
     return "".join(f"<loc{encode_coordinate(c, divisor):04d}>" for c in box_yxyx_norm)

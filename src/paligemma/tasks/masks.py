@@ -23,6 +23,7 @@ from paligemma.config import NUM_LOC_TOKENS
 from paligemma.errors import InputError, UsageError
 from paligemma.model.mask_codec import MASK_SIDE, MaskCodec
 from paligemma.results import Box, Corners, Mask
+from paligemma.results.mask import overlap
 from paligemma.tasks.grammar import REFERENCE, Divisor, decode_bin, encode_coordinate
 from paligemma.tasks.mask_sources import mask_of
 from paligemma.tasks.segment import Decode, decode_boxes
@@ -115,7 +116,7 @@ def round_trip(
         for (mask, box), back in zip(batch, decoded, strict=True):
             assert back.mask is not None
             boxes.append(box)
-            ious.append(_iou(mask, back.mask))
+            ious.append(mask.iou(back.mask))
     if not boxes:
         raise InputError("there is no mask to encode; give at least one")
     return RoundTrip(tuple(boxes), tuple(ious))
@@ -228,32 +229,8 @@ def _crop(mask: Mask, region: Corners, name: str) -> Tensor:
     y1, x1, y2, x2 = crop_region(region, mask.image_size_px)
     values, (left, top) = mask.crop()
     levels = np.zeros((max(0, y2 - y1), max(0, x2 - x1)), dtype=np.float32)
-    target, source = _shared((x1, y1), levels.shape, (left, top), values.shape)
+    target, source = overlap((x1, y1), levels.shape, (left, top), values.shape)
     levels[target] = np.clip(values[source] * 0.5 + 0.5, 0, 1)
     if not (levels > 0.5).any():
         raise InputError(f"{name} has no pixel in its box {region}; give the box that belongs to it")
     return squeezed(levels)
-
-
-_Slices = tuple[slice, slice]
-
-
-def _shared(
-    a_at: tuple[int, int], a_shape: tuple[int, ...], b_at: tuple[int, int], b_shape: tuple[int, ...]
-) -> tuple[_Slices, _Slices]:
-    """Where two rectangles (left, top; height, width) of one picture overlap, as slices of each."""
-    x1, y1 = max(a_at[0], b_at[0]), max(a_at[1], b_at[1])
-    x2 = max(x1, min(a_at[0] + a_shape[1], b_at[0] + b_shape[1]))
-    y2 = max(y1, min(a_at[1] + a_shape[0], b_at[1] + b_shape[0]))
-    a, b = ((slice(y1 - y, y2 - y), slice(x1 - x, x2 - x)) for x, y in (a_at, b_at))
-    return a, b
-
-
-def _iou(a: Mask, b: Mask) -> float:
-    """As `Mask.iou`, without whole pictures in memory."""
-    (a_values, a_at), (b_values, b_at) = a.crop(), b.crop()
-    in_a, in_b = a_values > 0, b_values > 0
-    of_a, of_b = _shared(a_at, in_a.shape, b_at, in_b.shape)
-    both = int((in_a[of_a] & in_b[of_b]).sum())
-    joint = int(in_a.sum()) + int(in_b.sum()) - both
-    return both / joint if joint else 0.0

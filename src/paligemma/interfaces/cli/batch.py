@@ -17,7 +17,7 @@ from cyclopts import Group, Parameter
 
 from paligemma.errors import EXIT_NO_INPUT, EXIT_PARTIAL, UsageError
 from paligemma.interfaces.cli import console
-from paligemma.interfaces.cli.options import STDIN, AnswerOptions, BoxChoices, Flag, Json, ModelOptions
+from paligemma.interfaces.cli.options import STDIN, AnswerOptions, BoxChoices, Flag, Json, ModelOptions, at_least
 from paligemma.interfaces.cli.progress import Bar, duration
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ class ClusterOptions:
     """Of a running Ray cluster, such as auto or 10.0.0.5:6379; by default one is started here for this job."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UsageError(f"--workers {self.workers} is too small; give at least 1")
+        at_least("--workers", self.workers, 1)
         if not self.cluster and (self.address is not None or self.workers != 2):
             raise UsageError("--workers and --address belong to a cluster; give --cluster as well")
 

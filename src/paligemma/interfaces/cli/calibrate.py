@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from paligemma.errors import UsageError
 from paligemma.interfaces.cli import console
 from paligemma.interfaces.cli.answering import load
-from paligemma.interfaces.cli.options import Json, ModelOptions
+from paligemma.interfaces.cli.options import Json, ModelOptions, at_least
 
 if TYPE_CHECKING:
     from paligemma.api.calibrating import CalibrationReport
@@ -43,8 +43,8 @@ def calibrate(
     from paligemma.checkpoints import resolve
     from paligemma.data import read_labelled
 
-    if negatives < 0 or batch_size < 1:
-        raise UsageError(f"--negatives {negatives} and --batch-size {batch_size}: give at least 0 and at least 1")
+    at_least("--negatives", negatives, 0)
+    at_least("--batch-size", batch_size, 1)
     if out is None and model.model == "nano":
         raise UsageError("the bundled model has its calibration already; give --out FILE to write another one")
     examples = read_labelled(labels)

@@ -46,8 +46,8 @@ class SourceOptions:
     """Download pictures that are named as http:// or https:// addresses; never from private networks."""
 
     def __post_init__(self) -> None:
-        _at_least("--stride", self.stride, 1)
-        _at_least("--frames", self.frames, 1)
+        at_least("--stride", self.stride, 1)
+        at_least("--frames", self.frames, 1)
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise UsageError(f"--fps {self.fps} is out of range; give a number above 0")
         if sum(value is not None for value in (self.stride, self.fps, self.frames)) > 1:
@@ -101,12 +101,12 @@ class AnswerOptions:
     """Pictures answered together."""
 
     def __post_init__(self) -> None:
-        _at_least("--max-tokens", self.max_tokens, 1)
-        _at_least("--top-k", self.top_k, 1)
-        _at_least("--num-beams", self.num_beams, 1)
+        at_least("--max-tokens", self.max_tokens, 1)
+        at_least("--top-k", self.top_k, 1)
+        at_least("--num-beams", self.num_beams, 1)
         if self.stop_repeats:
-            _at_least("--stop-repeats", self.stop_repeats, 2)
-        _at_least("--batch-size", self.batch_size, 1)
+            at_least("--stop-repeats", self.stop_repeats, 2)
+        at_least("--batch-size", self.batch_size, 1)
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"--temperature {self.temperature} is out of range; give 0 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -141,7 +141,7 @@ class BoxChoices:
     """Allow a box that repeats an earlier one of its label."""
 
     def __post_init__(self) -> None:
-        _at_least("--max-objects", self.max_objects, 1)
+        at_least("--max-objects", self.max_objects, 1)
         if self.tiles is not None and self.tiles != "auto" and not _ROWS_BY_COLUMNS.fullmatch(self.tiles):
             raise UsageError(f"--tiles {self.tiles} cannot be read; give auto, or rows x columns such as 2x3")
         if not 0 <= self.conf <= 1:
@@ -211,6 +211,6 @@ class OutputOptions:
         return suffix if dot and suffix in ("json", "jsonl", "csv") else "table"
 
 
-def _at_least(option: str, value: int | None, least: int) -> None:
+def at_least(option: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
         raise UsageError(f"{option} {value} is too small; give at least {least}")
