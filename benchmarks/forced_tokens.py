@@ -113,7 +113,7 @@ def random_model(dtype: torch.dtype) -> tuple[Engine, list[Any], list[Constraint
 
 def nano(pictures: int) -> tuple[Engine, list[Any], list[Constraint]]:
     import paligemma
-    from paligemma.scenes import draw_scene
+    from paligemma.scenes.first import draw_scene
     from paligemma.tasks.constraint import BoxGrammar
 
     model = paligemma.load()

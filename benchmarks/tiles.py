@@ -16,7 +16,7 @@ from PIL import Image
 import paligemma
 from paligemma.api import Tiles
 from paligemma.metrics.detection import match
-from paligemma.scenes import draw_scene
+from paligemma.scenes.first import draw_scene
 
 SIDE_PX = 112
 WAYS = {

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from paligemma.checkpoints import find_codec, load_codec, resolve
-from paligemma.scenes import draw_scene
+from paligemma.scenes.first import draw_scene
 from paligemma.tasks.mask_sources import read_instances
 from paligemma.tasks.masks import decoder, round_trip
 from paligemma.tasks.segment import format_segments, parse_segments, segment_prompt

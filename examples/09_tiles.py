@@ -3,7 +3,7 @@
 from PIL import Image
 
 import paligemma
-from paligemma.scenes import draw_scene
+from paligemma.scenes.first import draw_scene
 
 scenes = [draw_scene(seed, 112) for seed in range(9)]
 sheet = Image.new("RGB", (336, 336))  # nine drawn scenes side by side

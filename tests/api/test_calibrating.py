@@ -85,7 +85,7 @@ def test_kept_beside_the_model(tmp_path):
 
 
 def test_the_bundled_model_on_its_own_pictures(tmp_path):
-    from paligemma.scenes import draw_scene
+    from paligemma.scenes.first import draw_scene
 
     examples = []
     for seed in range(1_000_000_000, 1_000_000_012):

@@ -249,7 +249,7 @@ def test_a_cut_answer_keeps_its_whole_boxes(own, monkeypatch):
 
 def test_max_objects_holds_without_the_grammar_too():
     from paligemma import load
-    from paligemma.scenes import draw_scene
+    from paligemma.scenes.first import draw_scene
 
     nano = load()
     images = [

@@ -7,7 +7,7 @@ import pytest
 
 import paligemma
 from paligemma.checkpoints import resolve
-from paligemma.scenes import caption, draw_scene, plural
+from paligemma.scenes.first import caption, draw_scene, plural
 
 HELD_OUT = 1_000_000_000
 DOCS = Path(__file__).parents[2] / "docs" / "nano.md"

@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 import pytest
 from PIL import Image
 
-from paligemma.scenes import draw_scene
+from paligemma.scenes.first import draw_scene
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (

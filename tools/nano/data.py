@@ -14,7 +14,7 @@ from paligemma.checkpoints.mask_codec import load_codec
 from paligemma.config import IMAGE_SLOT, Config
 from paligemma.model import MaskCodec
 from paligemma.processor import Batch, Encoded, Processor
-from paligemma.scenes import COLORS, LABELS, Scene, Thing, draw_scene, examples
+from paligemma.scenes.first import COLORS, LABELS, Scene, Thing, draw_scene, examples
 from paligemma.tasks.masks import crop_region, squeezed
 from paligemma.tokenizer import LOCATIONS, Tokenizer
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from paligemma.checkpoints.mask_codec import save_codec
 from paligemma.model import MaskCodec, MaskCodecConfig
 from paligemma.model.mask_codec import MASK_SIDE
-from paligemma.scenes import LABELS
-from paligemma.scenes.drawings import OPAQUE, draw
+from paligemma.scenes.first import LABELS
+from paligemma.scenes.first.drawings import OPAQUE, draw
 
 CONFIG = MaskCodecConfig(embedding_dim=64, encoder_widths=(12, 24, 48, 48), decoder_widths=(48, 48, 32, 16, 12))
 COMMITMENT, DECAY = 0.25, 0.99

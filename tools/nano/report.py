@@ -13,8 +13,8 @@ from paligemma.api.calibrating import ask_labelled, report_of
 from paligemma.data import LabelledImage, read_labelled
 from paligemma.metrics import Calibration, box_iou, expected_calibration_error, mask_iou, match
 from paligemma.results import Box, Detections
-from paligemma.scenes import WORDS, Scene, Thing, caption, draw_scene, plural
-from paligemma.scenes.language import article
+from paligemma.scenes.first import WORDS, Scene, Thing, caption, draw_scene, plural
+from paligemma.scenes.first.language import article
 
 HELD_OUT = 1_000_000_000  # seeds from here on are never trained on
 CALIBRATION = 2_000_000_000  # and from here on only the calibration is fitted

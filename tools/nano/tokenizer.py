@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from paligemma.scenes import LABELS, WORDS, draw_scene, examples, plural
+from paligemma.scenes.first import LABELS, WORDS, draw_scene, examples, plural
 
 CONTROLS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 SYMBOLS = [f"<unused{i}>" for i in range(8)] + ["<start_of_turn>", "<end_of_turn>"]

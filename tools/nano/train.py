@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS, Config
 from paligemma.model import AttentionMask, PaliGemmaModel
 from paligemma.processor import Batch
-from paligemma.scenes import COLORS
+from paligemma.scenes.first import COLORS
 
 SAVE_EVERY_S = 180
 LENGTH_GROUPS = 3

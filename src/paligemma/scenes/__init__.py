@@ -1,21 +1,5 @@
 """The procedural world: pictures drawn by program, with exact truth about what is in them."""
 
-from paligemma.scenes.drawings import COLORS, LABELS
-from paligemma.scenes.language import caption, detection, examples, plural, segmentation
-from paligemma.scenes.world import MAX_OBJECTS, WORDS, Scene, Text, Thing, draw_scene
+from paligemma.scenes.truth import VERSION, Chart, Clip, Line, NormBox, Scene, Table, Thing
 
-__all__ = [
-    "COLORS",
-    "LABELS",
-    "MAX_OBJECTS",
-    "WORDS",
-    "Scene",
-    "Text",
-    "Thing",
-    "caption",
-    "detection",
-    "draw_scene",
-    "examples",
-    "plural",
-    "segmentation",
-]
+__all__ = ["VERSION", "Chart", "Clip", "Line", "NormBox", "Scene", "Table", "Thing"]

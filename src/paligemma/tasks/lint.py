@@ -10,7 +10,7 @@ import re
 
 from paligemma.config import VARIANTS, Variant
 from paligemma.results import Notice
-from paligemma.scenes import LABELS
+from paligemma.scenes.first import LABELS
 from paligemma.tasks.grammar import LANGUAGES
 from paligemma.tasks.segment import REFCOCO
 from paligemma.tasks.text import BARE_QUESTIONS, CAPTION_STYLES

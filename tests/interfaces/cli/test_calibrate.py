@@ -3,7 +3,7 @@ import json
 import pytest
 
 from paligemma.interfaces.cli import main
-from paligemma.scenes import draw_scene
+from paligemma.scenes.first import draw_scene
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 from paligemma.interfaces.webui.examples import SEEDS, draw_examples
-from paligemma.scenes import LABELS, draw_scene
+from paligemma.scenes.first import LABELS, draw_scene
 
 
 def test_examples_ask_for_what_is_there():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from paligemma.scenes import draw_scene, plural
+from paligemma.scenes.first import draw_scene, plural
 
 SEEDS = tuple(1_000_000_000 + k for k in (32, 0, 35, 5, 26, 8))
 SIZE_PX = 448  # shown; the model sees them at its own size

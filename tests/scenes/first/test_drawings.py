@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from paligemma.scenes.drawings import COLORS, DRAWINGS, LABELS, draw
+from paligemma.scenes.first.drawings import COLORS, DRAWINGS, LABELS, draw
 
 
 def test_there_are_enough_kinds_of_objects_and_names_are_sorted():

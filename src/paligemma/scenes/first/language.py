@@ -4,8 +4,8 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-from paligemma.scenes.drawings import LABELS
-from paligemma.scenes.world import NORM_BOX, Scene, Thing
+from paligemma.scenes.first.drawings import LABELS
+from paligemma.scenes.first.world import NORM_BOX, Scene, Thing
 
 MaskTokens = Callable[[Thing], str]  # the sixteen `<seg>` tokens of a thing's mask, from a mask codec
 NUMBERS = ("zero", "one", "two", "three", "four")

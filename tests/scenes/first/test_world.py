@@ -3,8 +3,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from paligemma.scenes import MAX_OBJECTS, draw_scene
-from paligemma.scenes.world import MIN_GAP
+from paligemma.scenes.first import MAX_OBJECTS, draw_scene
+from paligemma.scenes.first.world import MIN_GAP
 
 SEEDS = range(5000, 5060)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from paligemma.scenes.drawings import COLORS, LABELS, OPAQUE, RGB, draw
+from paligemma.scenes.first.drawings import COLORS, LABELS, OPAQUE, RGB, draw
 
 NORM_BOX = tuple[float, float, float, float]
 MAX_OBJECTS = 4

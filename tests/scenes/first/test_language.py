@@ -4,8 +4,16 @@ import re
 import numpy as np
 import pytest
 
-from paligemma.scenes import Scene, Text, Thing, caption, detection, draw_scene, examples, plural
-from paligemma.scenes.language import QUESTIONS, ask_color, ask_count, ask_detect, ask_presence, ask_read, ask_segment
+from paligemma.scenes.first import Scene, Text, Thing, caption, detection, draw_scene, examples, plural
+from paligemma.scenes.first.language import (
+    QUESTIONS,
+    ask_color,
+    ask_count,
+    ask_detect,
+    ask_presence,
+    ask_read,
+    ask_segment,
+)
 
 BOX = (0.1, 0.2, 0.3, 0.4)
 MASK = np.ones((8, 8), bool)

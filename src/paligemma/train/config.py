@@ -1,0 +1,139 @@
+"""Everything a training run is told, as nested frozen values; what a stage or a recipe is, is one of these.
+
+A `TrainConfig` is written beside every run and read back to resume it. No torch here. Unknown keys, unknown words and
+numbers out of range are errors with a suggestion.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+PARTS = ("lm", "vision", "projector", "attention", "all")  # what `train` may name; "attention" is that of the lm
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of examples: a file, a folder, a shard pattern, `scenes`, or `hub:NAME`; `weight` in the mixture."""
+
+    path: str
+    weight: float = 1.0
+    split: str = "train"  # of a Hub data set
+    prefix: str | None = None  # prompt of every example, for data that has none
+    name: str | None = None  # in figures; default from the path
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Box-aware changes of a picture; probabilities and the largest extent of each. All 0: none."""
+
+    flip: float = 0.0  # mirrored left to right, with `left` and `right` in the texts exchanged
+    crop: float = 0.0
+    min_crop: float = 0.6  # side of the smallest crop, as a share
+    scale: float = 0.0  # the picture shrunk onto a larger ground
+    color: float = 0.0  # brightness, contrast and saturation, each up to this share
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    train: tuple[SourceConfig, ...] = ()
+    validation: tuple[SourceConfig, ...] = ()
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    max_tokens: int = 128  # text tokens of a row: bos, prefix, newline, suffix, eos; longer is an error, never cut
+    skip_bad: bool = False  # leave bad rows out (rejects.jsonl) instead of stopping before the first step
+    workers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters. `where` names parts: lm, vision, projector, or lm-attention, lm-mlp, vision-attention, ..."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    where: tuple[str, ...] = ("lm",)
+    dora: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """`per="example"` and softcap False are big_vision's loss; `per="token"` and softcap True Hugging Face's.
+
+    `location_spread` turns the target of a location token into a bell of that many bins (0: the one bin);
+    `mask_token_weight` weighs `<seg>` tokens, of which each object has sixteen.
+    """
+
+    per: Literal["example", "token"] = "example"
+    label_smoothing: float = 0.0
+    softcap: bool = True
+    chunk: int = 512  # rows of logits that exist at one time
+    location_spread: float = 0.0
+    mask_token_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    name: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
+    lr: float = 1e-5
+    vision_lr_scale: float = 1.0
+    vision_warmup: float = 0.0  # share of the steps over which the tower's rate rises on its own (stage 1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # big_vision's rule: not times lr, SigLIP matrices and projector only
+    decay_rule: Literal["big_vision", "matrices"] = "big_vision"  # "matrices": every matrix, times lr (usual AdamW)
+    momentum: float = 0.0
+    clip_norm: float = 1.0
+    schedule: Literal["cosine", "rsqrt", "constant"] = "cosine"
+    warmup: float = 0.05  # share of the steps where below 1, else steps
+    timescale: float = 10_000  # of rsqrt, in steps
+    cooldown: float = 0.0  # share of the steps at the end that fall linearly to 0 (rsqrt, constant)
+    ema: float | None = None  # decay per step of an average of the weights, which is then what is saved as the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    every: int = 0  # steps; 0: at the end of each epoch, or at the end
+    limit: int | None = None  # examples; default all
+    metric: str = "loss"  # what the best checkpoint is best at
+    patience: int = 0  # evaluations without improvement before training stops; 0: never
+    pictures: int = 8  # predicted against true
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run.
+
+    Attributes:
+        model: where to start: a name or directory; `scratch:NAME` random weights of a variant.
+        out: the run's folder.
+        train: which parameters move, names of `PARTS`; with `lora` only its adapters and what `train` names do.
+        batch_size: examples of one step over all processes; `micro_batch` of them at a time in one process.
+        steps, epochs: how long; one of them.
+        precision: of the computation; master weights and optimizer state are float32 either way.
+        parallel: "auto" is one process, or DDP under `torchrun`.
+        packed: several questions about one picture share its tokens (pre-training of nano only; docs/decisions).
+    """
+
+    model: str = "nano"
+    out: Path = Path("runs/run")
+    data: DataConfig = field(default_factory=DataConfig)
+    train: tuple[str, ...] = ("all",)
+    lora: LoraConfig | None = None
+    quantize: Literal["nf4", "int8"] | None = None
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    evaluate: EvalConfig = field(default_factory=EvalConfig)
+    stage: int | None = None
+    batch_size: int = 32
+    micro_batch: int | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    image_size_px: int | None = None  # another resolution than the start's: its position table is resampled
+    precision: Literal["bf16", "fp32"] = "bf16"
+    checkpointing: bool = False  # recompute activations in the backward pass
+    parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
+    save_every: int = 500  # steps
+    save_minutes: float = 5.0
+    keep: int = 2  # checkpoint sets
+    seed: int = 0
+    threads: int | None = None
+    track: tuple[str, ...] = ()  # tensorboard, wandb, trackio
