@@ -2,8 +2,9 @@
 
 from paligemma.model.gemma import Cache, LanguageModel
 from paligemma.model.layers import AttentionMask, attend, positions
+from paligemma.model.loss import Targets, suffix_loss, suffix_sum
 from paligemma.model.mask_codec import MaskCodec, MaskCodecConfig
-from paligemma.model.paligemma import PaliGemmaModel, suffix_loss
+from paligemma.model.paligemma import PaliGemmaModel
 from paligemma.model.siglip import VisionTower, resample_positions
 
 __all__ = [
@@ -13,9 +14,11 @@ __all__ = [
     "MaskCodec",
     "MaskCodecConfig",
     "PaliGemmaModel",
+    "Targets",
     "VisionTower",
     "attend",
     "positions",
     "resample_positions",
     "suffix_loss",
+    "suffix_sum",
 ]

@@ -1,4 +1,4 @@
-"""PaliGemma: pixels and tokens -> logits, and the suffix loss.
+"""PaliGemma: pixels and tokens -> hidden states and logits.
 
     [image tokens][bos prefix \\n][suffix eos][padding]
      \\______ sees itself whole __/ \\_ causal __/
@@ -8,10 +8,7 @@ token row: it is no vocabulary id, so nothing a user types can ever become one. 
 `models/proj/paligemma/paligemma.py`.
 """
 
-from typing import Literal
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import IMAGE_SLOT, Config
@@ -92,39 +89,3 @@ class PaliGemmaModel(nn.Module):
     def decode(self, x: Tensor, mask: AttentionMask, cache: Cache | None = None) -> Tensor:
         """Hidden states of embeddings `x` [B, T, D] under `mask`, through `cache` if there is one."""
         return self.language_model(x, mask.query_position, mask, cache)
-
-
-def suffix_loss(
-    model: PaliGemmaModel,
-    hidden: Tensor,
-    tokens: Tensor,
-    mask_loss: Tensor,
-    *,
-    per: Literal["example", "token"] = "example",
-    label_smoothing: float = 0.0,
-    softcap: bool = True,
-) -> Tensor:
-    """Mean negative log-likelihood of the suffix, a scalar; position t predicts token t + 1.
-
-    `per="example"` averages inside each example, then over examples (big_vision: a long suffix weighs no more than a
-    short one); `per="token"` averages over all suffix tokens of the batch (Hugging Face). Label smoothing e puts 1 - e
-    on the true token and e / (V - 1) on each other. Logits are computed at suffix positions only.
-
-    Args:
-        hidden: float[B, T, D] from `model.hidden`.
-        tokens: int64[B, T], the model's input.
-        mask_loss: [B, T], non-zero on the tokens to be learnt (suffix and eos).
-        softcap: False trains on uncapped logits, as big_vision does.
-    """
-    wanted = mask_loss[:, 1:] != 0
-    logits = model.language_model.logits(hidden[:, :-1][wanted], softcap=softcap).float()
-    log_p = F.log_softmax(logits, dim=-1)
-    nll = -log_p.gather(-1, tokens[:, 1:][wanted][:, None])[:, 0]
-    if label_smoothing:
-        others = label_smoothing / (log_p.shape[-1] - 1)
-        nll = (1.0 - label_smoothing - others) * nll - others * log_p.sum(-1)
-    if per == "token":
-        return nll.mean()
-    count = wanted.sum(-1)
-    total = torch.zeros(len(tokens), device=nll.device).index_add(0, wanted.nonzero()[:, 0], nll)
-    return (total / count.clamp(min=1)).mean()

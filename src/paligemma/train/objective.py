@@ -1,4 +1,4 @@
-"""What a step minimises. The loop knows this protocol only, so that each stage brings its own objective.
+"""What a step minimises. The loop knows `Objective` only, so that each stage brings its own.
 
     step's examples -> micro-batches -> objective(micro) -> sums -> divided by the step's whole weight -> gradient
 
@@ -10,11 +10,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS
+from paligemma.model import PaliGemmaModel, Targets, suffix_sum
+from paligemma.processor import Batch
+from paligemma.train.config import LossConfig
+
 
 class Objective(nn.Module):
-    """A module that owns the model it trains (`self.model`) and perhaps heads that are thrown away afterwards."""
+    """A module that owns the model it trains and perhaps heads that are thrown away afterwards."""
 
-    model: nn.Module
+    model: PaliGemmaModel
 
     def weight(self, batch: Any) -> float:
         """How much this micro-batch counts: examples, or tokens."""
@@ -37,6 +42,50 @@ class StepStream(Protocol):
     def micro_batches(self, step: int, rank: int, world: int) -> list[Any]:
         """This process's share of a step's examples; each has `.to(device)`. Runs in loader workers, on the CPU."""
         ...
+
+
+class SuffixObjective(Objective):
+    """The suffix loss of stages 1 to 3 on `Batch`es: prefix-LM attention, loss on suffix and eos alone.
+
+    `first_location` is the id of `<loc0000>`; needed where the config treats location or mask tokens apart.
+    """
+
+    def __init__(self, model: PaliGemmaModel, config: LossConfig, *, first_location: int = -1):
+        super().__init__()
+        self.model, self.config = model, config
+        self.targets = Targets(
+            label_smoothing=config.label_smoothing,
+            location_spread=config.location_spread,
+            mask_token_weight=config.mask_token_weight,
+            first_location=first_location,
+        )
+
+    def weight(self, batch: Batch) -> float:
+        """Examples of the micro-batch, or its suffix tokens."""
+        if self.config.per == "example":
+            return float(len(batch.tokens))
+        return token_weight(batch, self.targets)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The sum of the suffix losses: `weight` says of how many."""
+        hidden = self.model.hidden(batch.tokens, batch.pixels, batch.mask_ar, batch.mask_input)
+        return {"loss": self.suffix(hidden, batch.tokens, batch.mask_loss)}
+
+    def suffix(self, hidden: Tensor, tokens: Tensor, mask_loss: Tensor, segment: Tensor | None = None) -> Tensor:
+        """The sum for hidden states that were computed elsewhere; `segment` as for `suffix_sum`."""
+        config = self.config
+        return suffix_sum(
+            self.model, hidden, tokens, mask_loss,
+            per=config.per, targets=self.targets, softcap=config.softcap, chunk=config.chunk, segment=segment,
+        )[0]  # fmt: skip
+
+
+def token_weight(batch: Batch, targets: Targets) -> float:
+    """Weights of all suffix tokens of a batch."""
+    wanted = batch.tokens[:, 1:][batch.mask_loss[:, 1:] != 0]
+    first = targets.first_location + NUM_LOC_TOKENS
+    masks = int(((wanted >= first) & (wanted < first + NUM_SEG_TOKENS)).sum()) if targets.know_locations else 0
+    return len(wanted) - masks * (1.0 - targets.mask_token_weight)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
