@@ -21,7 +21,7 @@ LABELS: tuple[str, ...] = tuple(sorted(label for labels in GROUPS.values() for l
 
 COLORS: dict[str, RGB] = {
     "red": (215, 35, 40),
-    "orange": (245, 140, 25),
+    "orange": (242, 130, 20),
     "yellow": (245, 215, 40),
     "green": (45, 160, 60),
     "turquoise": (60, 205, 195),
