@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from paligemma.disk import Files
 from paligemma.errors import InputError, ResourceError
 from paligemma.jobs import Here, Settings, run_job
-from paligemma.jobs.files import Files
 from paligemma.results import Answer
 
 INPUTS = 14

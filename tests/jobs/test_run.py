@@ -23,8 +23,8 @@ from tests.jobs.helpers import (
     sums,
 )
 
+from paligemma.disk import Files
 from paligemma.errors import InputError, ResourceError, UsageError
-from paligemma.jobs.files import Files
 from paligemma.jobs.run import run_job
 
 
@@ -134,7 +134,7 @@ def test_a_full_or_failing_disk_says_how_many_are_safe(photos, truth, tmp_path, 
 def test_a_process_that_is_killed_for_real(photos, truth, tmp_path):
     program = f"""
 import os, signal, sys
-from paligemma.jobs.files import Files
+from paligemma.disk import Files
 from tests.jobs.helpers import run
 class Deadly(Files):
     count = 0

@@ -26,8 +26,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from paligemma.errors import InputError, ResourceError, UnavailableError, UsageError
-from paligemma.jobs.files import Files, write_all
+from paligemma.disk import Files, lock, write_all
+from paligemma.errors import InputError, ResourceError, UsageError
 from paligemma.jobs.requests import json_line
 
 JOB, INPUTS, RESULTS, ERRORS, COMMITS, LOCK = (
@@ -78,7 +78,7 @@ class Folder:
             with self._writing(LOCK):
                 self._make(self.path)
                 self._open[LOCK] = self.files.open(self.path / LOCK)
-                self._lock()
+                lock(self.files, self._open[LOCK], what="job", where=self.path)
         except BaseException:
             self.__exit__()
             raise
@@ -223,27 +223,6 @@ class Folder:
         with contextlib.suppress(FileExistsError):
             self.files.make_directory(path)
         self.files.sync_directory(path.parent)
-
-    def _lock(self) -> None:
-        """
-        Raises:
-            UsageError: another process has the lock.
-        """
-        try:
-            import fcntl
-        except ImportError:
-            raise UnavailableError("a batch job needs file locks as Linux and macOS have them; run it there") from None
-        descriptor = self._open[LOCK]
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            raise UsageError(
-                f"another job (process {other or 'unknown'}) is writing to {self.path}; wait for it, "
-                "or give another --out"
-            ) from None
-        self.files.truncate(descriptor, 0)
-        write_all(self.files, descriptor, b"%d\n" % os.getpid())
 
     def _replace(self, name: str, parts: Iterable[bytes]) -> None:
         """Writes a whole file: under another name, synced, renamed, and the directory synced."""

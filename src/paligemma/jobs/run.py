@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paligemma import __version__
+from paligemma.disk import Files
 from paligemma.errors import UsageError
 from paligemma.jobs.chunk import Lines, Model, answer_chunk
-from paligemma.jobs.files import Files
 from paligemma.jobs.folder import ERRORS, INPUTS, JOB, RESULTS, Folder
 from paligemma.jobs.pictures import Opener
 from paligemma.jobs.requests import Item

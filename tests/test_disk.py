@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from paligemma.jobs.files import Files, write_all
+from paligemma.disk import Files, lock, write_all
+from paligemma.errors import UsageError
 
 
 def test_a_file_is_made_written_cut_and_renamed(tmp_path):
@@ -38,3 +39,25 @@ def test_short_writes_are_gone_on_with(tmp_path, most):
     write_all(files, descriptor, b"0123456789")
     files.close(descriptor)
     assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+def test_files_and_empty_directories_are_removed(tmp_path):
+    files = Files()
+    files.make_directory(tmp_path / "a")
+    files.close(files.open(tmp_path / "a" / "b"))
+    with pytest.raises(OSError, match="not empty"):
+        files.remove(tmp_path / "a")
+    files.remove(tmp_path / "a" / "b")
+    files.remove(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_held_by_one_and_freed_by_closing(tmp_path):
+    files = Files()
+    first, second = (files.open(tmp_path / "lock") for _ in range(2))
+    lock(files, first, what="run", where=tmp_path)
+    with pytest.raises(UsageError, match=rf"another run \(process {os.getpid()}\) is writing to .*give another --out"):
+        lock(files, second, what="run", where=tmp_path)
+    files.close(first)
+    lock(files, second, what="run", where=tmp_path)
+    files.close(second)
