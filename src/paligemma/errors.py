@@ -10,6 +10,7 @@ EXIT_NO_INPUT = 4
 EXIT_BAD_MODEL = 5
 EXIT_RESOURCES = 6
 EXIT_CHECK_FAILED = 7
+EXIT_DIVERGED = 8
 EXIT_PARTIAL = 9
 EXIT_INTERRUPTED = 130
 
@@ -60,3 +61,10 @@ class CheckFailed(PaliGemmaError):
 
     code = "check_failed"
     exit_status = EXIT_CHECK_FAILED
+
+
+class DivergedError(PaliGemmaError):
+    """A training run whose loss or gradient is no number any more; the last good checkpoint set is kept."""
+
+    code = "diverged"
+    exit_status = EXIT_DIVERGED

@@ -1,0 +1,221 @@
+"""Gradients -> better weights: groups, schedules, weight decay, optimizers, and an average of the weights.
+
+    p <- p - s(t) * (rate * direction(g) + decay * p)     s(t) in [0, 1] is the schedule, rate = lr * lr_scale
+
+Rule "big_vision" takes `decay` as configured, so that it does not grow with the rate, and only from the matrices of
+SigLIP and the projector; "matrices" multiplies it by the rate and takes all matrices (decoupled AdamW). Weights and
+optimizer state are float32 whatever the computation runs in. Sources: big_vision `optax.py` and
+`utils.create_learning_rate_schedule`; Loshchilov and Hutter 2019 (decoupled decay).
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paligemma.errors import UnavailableError
+from paligemma.train.config import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Parameters that share a rate and a decay.
+
+    Attributes:
+        names: as `objective.named_parameters()` has them.
+        lr_scale: times `lr`.
+        warmup: steps over which the group's rate and decay rise on their own, besides the schedule's warm-up.
+        decay: share of a weight that goes each step where the schedule stands at 1.
+    """
+
+    names: tuple[str, ...]
+    lr_scale: float = 1.0
+    warmup: int = 0
+    decay: float = 0.0
+
+
+def parameter_groups(parameters: Mapping[str, nn.Parameter], config: OptimConfig, steps: int) -> list[Group]:
+    """The groups of a run: the vision tower apart where it has a rate of its own, matrices that decay apart from rest.
+
+    Args:
+        parameters: those that are trained, by name.
+        steps: of the whole run.
+    """
+    found: dict[tuple[bool, bool], list[str]] = {}
+    for name, parameter in parameters.items():
+        vision = ".vision_tower." in f".{name}"
+        found.setdefault((vision, decays(name, parameter, config.decay_rule)), []).append(name)
+    groups = []
+    for (vision, decaying), names in found.items():
+        scale = config.vision_lr_scale if vision else 1.0
+        rate = config.lr * scale if config.decay_rule == "matrices" else 1.0
+        warmup = in_steps(config.vision_warmup, steps) if vision else 0
+        decay = config.weight_decay * rate if decaying else 0.0
+        groups.append(Group(names=tuple(names), lr_scale=scale, warmup=warmup, decay=decay))
+    return groups
+
+
+def decays(name: str, parameter: Tensor, rule: str) -> bool:
+    """Whether a weight decays: with "matrices" every matrix, with "big_vision" kernels of SigLIP and the projector.
+
+    big_vision's pattern is `.*/kernel$`. Gemma's names (`w`, `gating_einsum`, `linear`, `input_embedding`) end
+    otherwise, so that Gemma never decays; position tables, norms and biases do not either, nor do adapters.
+    """
+    if rule == "matrices":
+        return parameter.ndim > 1
+    pictures = ".vision_tower." in f".{name}" or ".projector." in f".{name}"
+    return pictures and parameter.ndim > 1 and name.endswith(".weight") and "lora_" not in name
+
+
+def in_steps(length: float, steps: int) -> int:
+    """A length given as a share of the run where below 1, else in steps; at least one step unless it is 0."""
+    if length >= 1:
+        return round(length)
+    return max(1, round(length * steps)) if length else 0
+
+
+def schedule(config: OptimConfig, step: int, steps: int) -> float:
+    """s(t) in [0, 1] of the update after `step` others, of `steps` in all.
+
+        warm-up    step / warmup                                   linear, from 0
+        cosine     (1 + cos(pi * (step - warmup) / (steps - warmup))) / 2
+        rsqrt      1 / sqrt(1 + (step - warmup) / timescale)       "infinite": does not know `steps`
+        cool-down  (steps - step) / cooldown                       linear, to 0
+
+    Source: big_vision `utils.create_learning_rate_schedule`. A run shorter than its warm-up warms up all the time.
+    """
+    warmup = min(in_steps(config.warmup, steps), max(0, steps - 1))
+    after = max(0, step - warmup)
+    value = 1.0
+    if config.schedule == "cosine":
+        value = 0.5 * (1 + math.cos(math.pi * min(1.0, after / max(1, steps - warmup))))
+    elif config.schedule == "rsqrt":
+        value = (1 + after / config.timescale) ** -0.5
+    if warmup:
+        value *= min(1.0, step / warmup)
+    cooldown = in_steps(config.cooldown, steps)
+    if cooldown:
+        value *= min(1.0, max(0, steps - step) / cooldown)
+    return value
+
+
+def clip_grad_norm(parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """The global L2 norm of all gradients before clipping; scales them so that it is `limit` at most (0: no limit)."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return 0.0
+    norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]).square().sum().sqrt()
+    value = norm.item()
+    if limit and value > limit and math.isfinite(value):
+        for gradient in gradients:
+            gradient.mul_(limit / value)
+    return value
+
+
+class Optimizer:
+    """Changes the parameters of its groups, one update a step; everything it remembers can be saved as tensors."""
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], groups: Iterable[Group], config: OptimConfig, steps: int
+    ):
+        self.parameters, self.groups, self.config, self.steps = dict(parameters), list(groups), config, steps
+        self._torch = _KINDS[config.name](
+            [{"params": [self.parameters[name] for name in group.names]} for group in self.groups], config
+        )
+
+    def lr(self, step: int) -> float:
+        """The learning rate of an update, before any group's scale."""
+        return self.config.lr * schedule(self.config, step, self.steps)
+
+    def update(self, step: int) -> None:
+        """Applies the gradients, after `step` updates before."""
+        value = schedule(self.config, step, self.steps)
+        for group, settings in zip(self.groups, self._torch.param_groups, strict=True):
+            own = value * (min(1.0, step / group.warmup) if group.warmup else 1.0)
+            settings["lr"] = own * self.config.lr * group.lr_scale
+            if group.decay and own:
+                with torch.no_grad():
+                    for parameter in settings["params"]:
+                        parameter.mul_(1 - own * group.decay)
+        self._torch.step()
+
+    def zero_grad(self) -> None:
+        self._torch.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers: `exp_avg.NAME` and so on; on the parameters' devices, not copied."""
+        return {f"{key}.{name}": value for name, key, value in self._state() if isinstance(value, Tensor)}
+
+    def numbers(self) -> dict[str, float]:
+        """The rest of what it remembers, for JSON."""
+        return {f"{key}.{name}": value for name, key, value in self._state() if isinstance(value, int | float)}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
+        """The inverse of `tensors` and `numbers`; tensors come from any device, in their own types."""
+        for full, value in [*tensors.items(), *numbers.items()]:
+            key, name = full.split(".", 1)
+            parameter = self.parameters[name]
+            kept = value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
+            self._torch.state[parameter][key] = kept
+
+    def _state(self) -> Iterator[tuple[str, str, Any]]:
+        for name, parameter in self.parameters.items():
+            for key, value in self._torch.state.get(parameter, {}).items():
+                yield name, key, value
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0, fused=True)
+
+
+def _adamw8bit(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise UnavailableError(
+            "the optimizer adamw8bit needs bitsandbytes, which is not installed; "
+            "pip install 'paligemma[quant]', or take adamw"
+        ) from None
+    return bitsandbytes.optim.AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=0.0)
+
+
+def _sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+_KINDS = {"adamw": _adamw, "adamw8bit": _adamw8bit, "sgd": _sgd}
+
+
+class Average:
+    """An exponential moving average of weights, float32; it starts quickly: decay is min(decay, (1 + t) / (10 + t))."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float):
+        self.parameters, self.decay = dict(parameters), decay
+        self.values = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after an update, which was preceded by `step` others."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in self.parameters.items():
+            self.values[name].lerp_(parameter.detach(), share)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The model has the averaged weights in here, and its own again afterwards."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.parameters.items():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.values[name])
+            self.values[name].copy_(kept)
