@@ -5,6 +5,7 @@ shape is first drawn at one fixed height, so that the layout, in fractions of th
 Capitals, digits and `- . ! ? &` only.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -122,18 +123,22 @@ def _pen(text: str, *, pen: float = 0.8, stretch: float = 1.0) -> Shape:
     return Shape(image, tuple((edge + (pen if k else 0)) * scale for k, edge in enumerate(edges)))
 
 
-def trace(lines: Sequence[Sequence[Point]], pen: float, scale: float) -> Image.Image:
-    """Lines drawn with a round pen of a width, all in units that are `scale` pixels; the origin is at (pen, pen)."""
+def trace(lines: Sequence[Sequence[Point]], pen: float, scale: float, swell: float = 0.0) -> Image.Image:
+    """Lines drawn with a round pen, all in units that are `scale` pixels; the origin is at (pen, pen).
+
+    `swell`: how much wider the pen is in the middle of a line than at its ends, as a share.
+    """
     right = max(x for line in lines for x, _ in line)
     bottom = max(y for line in lines for _, y in line)
     image = Image.new("L", (round((right + 2 * pen) * scale) + 1, round((bottom + 2 * pen) * scale) + 1))
     draw = ImageDraw.Draw(image)
-    radius = pen * scale / 2
     for line in lines:
         points = [((x + pen) * scale, (y + pen) * scale) for x, y in line]
-        draw.line(points, fill=255, width=round(2 * radius))
-        for px, py in points:
+        for k, (px, py) in enumerate(points):
+            radius = pen * scale / 2 * (1 + swell * (math.sin(math.pi * k / max(len(points) - 1, 1)) - 0.6))
             draw.ellipse((px - radius, py - radius, px + radius, py + radius), fill=255)
+            if k:
+                draw.line((points[k - 1], (px, py)), fill=255, width=round(2 * radius))
     return image
 
 
@@ -186,7 +191,7 @@ def ink_on(rng: random.Random, ground: RGB) -> RGB:
     return rng.choice([ink for ink in INKS if abs(luminance(ink) - luminance(ground)) >= MIN_CONTRAST])
 
 
-class _Set(NamedTuple):
+class Setting(NamedTuple):
     """A line ready to be placed; sizes are fractions of the side."""
 
     text: str
@@ -208,25 +213,26 @@ def place_lines(
     on_one_sign = len(lines) > 1 and rng.random() < 0.5
     while lines:
         for _ in range(TRIES):
-            boxes = _block(rng, lines) if on_one_sign else _loose(rng, lines)
+            boxes = _block(rng, lines) if on_one_sign else loose(rng, lines)
             if all(apart(box, other, 0.06) for box in boxes for other in taken):
                 return _print(rng, image, background, lines, boxes, taken, on_one_sign=on_one_sign)
         lines = lines[:-1]
     return ()
 
 
-def _set(rng: random.Random, text: str, count: int) -> _Set | None:
+def _set(rng: random.Random, text: str, count: int) -> Setting | None:
     """A text in some font, as high as planned or as the width allows."""
     height = rng.uniform(*HEIGHTS[count])
     for font in (rng.choice(list(FONTS)), "condensed"):
         made = shape(text, font)
         scale = min(height, WIDEST * CAP_PX / made.coverage.width)
         if scale >= SMALLEST:
-            return _Set(text, font, made, scale * made.coverage.height / CAP_PX, scale * made.coverage.width / CAP_PX)
+            width, height = (scale * side / CAP_PX for side in made.coverage.size)
+            return Setting(text, font, made, height, width)
     return None
 
 
-def _loose(rng: random.Random, lines: Sequence[_Set]) -> list[NormBox]:
+def loose(rng: random.Random, lines: Sequence[Setting]) -> list[NormBox]:
     """Lines one below the other at random places."""
     room = 1 - 2 * MARGIN - GAP * (len(lines) - 1) - sum(line.height for line in lines)
     offsets = sorted(rng.random() * max(room, 0) for _ in lines)
@@ -238,7 +244,7 @@ def _loose(rng: random.Random, lines: Sequence[_Set]) -> list[NormBox]:
     return boxes
 
 
-def _block(rng: random.Random, lines: Sequence[_Set]) -> list[NormBox]:
+def _block(rng: random.Random, lines: Sequence[Setting]) -> list[NormBox]:
     """Lines close together, all at the left edge or all centred."""
     gap, align = rng.uniform(0.025, 0.05), rng.choice((0.0, 0.5))
     width = max(line.width for line in lines)
@@ -257,7 +263,7 @@ def _print(
     rng: random.Random,
     image: Image.Image,
     background: RGB,
-    lines: Sequence[_Set],
+    lines: Sequence[Setting],
     boxes: Sequence[NormBox],
     taken: list[NormBox],
     *,
