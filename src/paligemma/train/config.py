@@ -51,6 +51,7 @@ class LoraConfig:
     alpha: float = 16.0
     dropout: float = 0.0
     where: tuple[str, ...] = ("lm",)
+    rslora: bool = False  # scaled by alpha / sqrt(rank)
     dora: bool = False
 
 
