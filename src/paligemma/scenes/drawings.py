@@ -251,8 +251,12 @@ def _lamp(pen: Pen) -> None:
 
 
 def _moon(pen: Pen) -> None:
-    pen.ellipse(0, 0, 1.35, 1)
-    pen.ellipse(0.42, -0.03, 1.7, 0.92, HOLE)
+    outer = [math.radians(angle) for angle in range(110, -111, -10)]
+    inner = [math.radians(angle) for angle in range(-90, 91, 10)]
+    pen.polygon(
+        *((0.7 - 0.7 * math.cos(t), 0.5 - 0.5 * math.sin(t)) for t in outer),
+        *((0.94 - 0.52 * math.cos(t), 0.5 - 0.47 * math.sin(t)) for t in inner),
+    )
 
 
 def _mushroom(pen: Pen) -> None:
@@ -340,7 +344,7 @@ DRAWINGS: dict[str, tuple[Callable[[Pen], None], float]] = {
     "key": (_key, 2.1),
     "ladder": (_ladder, 0.5),
     "lamp": (_lamp, 0.75),
-    "moon": (_moon, 0.75),
+    "moon": (_moon, 0.8),
     "mushroom": (_mushroom, 1.0),
     "rocket": (_rocket, 0.6),
     "star": (_star, 1.0),
