@@ -41,13 +41,17 @@ def draw_ground(rng: random.Random, size_px: int, kind: str | None = None) -> Gr
     return Ground(image=image, kind=kind, base=base, other=other)
 
 
-def grain(rng: random.Random, image: Image.Image) -> Image.Image:
-    """The whole picture as a sensor sees it: mostly untouched, else noise of 2 to 10 levels."""
-    strength = rng.uniform(2, 10) if rng.random() < 0.4 else 0.0
-    noise = _numbers(rng)
-    if not strength:
+def grain_level(rng: random.Random) -> float:
+    """How much noise the sensor adds: mostly none, else 2 to 10 levels."""
+    return rng.uniform(2, 10) if rng.random() < 0.4 else 0.0
+
+
+def grain(rng: random.Random, image: Image.Image, level: float) -> Image.Image:
+    """The whole picture as a sensor sees it, every pixel off by up to twice the level."""
+    noise, most = _numbers(rng), round(2 * level)
+    if not most:
         return image
-    levels = noise.integers(-round(2 * strength), round(2 * strength) + 1, (image.height, image.width, 1), np.int16)
+    levels = noise.integers(-most, most + 1, (image.height, image.width, 1), np.int16)
     return Image.fromarray(np.clip(np.asarray(image) + levels, 0, 255).astype(np.uint8))
 
 
@@ -120,7 +124,7 @@ def _texture(rng: random.Random, base: RGB, other: RGB, size_px: int) -> Image.I
     value = octaves(noise, cells, fine)[..., 0]
     if look == "marble":
         value = 2 * np.abs(np.sin(rng.uniform(2, 5) * value)) - 1
-    return _enlarge(_between(base, other, 0.5 + 0.6 * value), size_px)
+    return _enlarge(_between(base, other, np.clip(0.5 + 0.6 * value, -0.3, 1.3)), size_px)
 
 
 def _photo(rng: random.Random, base: RGB, other: RGB, size_px: int) -> Image.Image:

@@ -45,10 +45,9 @@ class Pose:
     """How a figure is shown.
 
     Attributes:
-        size: square root of width times height of the box around it, as a fraction of the picture's side.
-        longest: no side of the box is longer than this fraction.
+        size: square root of width times height of the box around it before it is turned, as a fraction of the side.
+        longest: no side of that box is longer than this fraction.
         stretch: factor on the width. turn: degrees clockwise. flip: mirrored left-right.
-        outline: thickness of a contour around it as a fraction of `size`, 0 for none.
     """
 
     size: float
@@ -56,7 +55,6 @@ class Pose:
     stretch: float = 1.0
     turn: float = 0.0
     flip: bool = False
-    outline: float = 0.0
 
 
 class Pen:
@@ -153,15 +151,19 @@ def shaded(rgb: RGB, shade: float) -> RGB:
 
 def posed(figure: Figure, pose: Pose) -> Points:
     """All corners in picture fractions, float64[N, 2] as (x, y); the box around the figure starts at (0, 0)."""
-    angle = math.radians(pose.turn)
-    across = pose.stretch * (-1 if pose.flip else 1)
-    matrix = np.array(((across * math.cos(angle), across * math.sin(angle)), (-math.sin(angle), math.cos(angle))))
-    corners: Points = figure.corners @ matrix
-    solid = corners[figure.solid]
-    low, high = solid.min(axis=0), solid.max(axis=0)
-    width, height = high - low
+    corners: Points = figure.corners * (pose.stretch * (-1 if pose.flip else 1), 1.0)
+    width, height = np.ptp(corners[figure.solid], axis=0)
     scale = min(pose.size / math.sqrt(width * height), pose.longest / max(width, height))
-    return (corners - low) * scale
+    corners = turned(corners * scale, pose.turn)
+    return corners - corners[figure.solid].min(axis=0)
+
+
+def turned(corners: Points, degrees: float) -> Points:
+    """Corners turned clockwise around (0, 0)."""
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    result: Points = corners @ np.array(((cos, sin), (-sin, cos)))
+    return result
 
 
 def extent(figure: Figure, corners: Points) -> tuple[float, float]:

@@ -7,7 +7,7 @@ about it (`language`).
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,14 @@ from PIL import Image
 
 from paligemma.errors import UsageError
 from paligemma.scenes import charts, handwriting, lettering, words
-from paligemma.scenes.backgrounds import Ground, base_color, draw_ground, grain, jitter
+from paligemma.scenes.backgrounds import Ground, base_color, draw_ground, grain, grain_level, jitter
 from paligemma.scenes.catalog import COLORS, LABELS, RGB
 from paligemma.scenes.drawings import figure
 from paligemma.scenes.pen import OPAQUE, Points, Pose, extent, paint, posed
 from paligemma.scenes.truth import VERSION, Line, NormBox, Scene, Thing
 
 COUNTS = (0.24, 0.33, 0.28, 0.15)  # shares of scenes with one, two, three, four things
-SIZES = ((0.22, 0.5), (0.2, 0.46), (0.19, 0.4), (0.18, 0.34))  # from and to, by number of things
+SIZES = ((0.22, 0.5), (0.2, 0.46), (0.19, 0.38), (0.18, 0.33))  # from and to, by number of things
 GAP = 0.015  # of the side, between things and to the edge
 MIN_ORDER = 0.075  # horizontal centres differ at least by this, so that the order is defined
 TWIN = 0.4  # probability of one more of a kind that is there
@@ -31,6 +31,7 @@ HIDDEN = (0.06, 0.3)  # share that may be hidden by the plan; the picture's pixe
 WORD = 0.2  # probability of a printed word beside things
 COARSE_PX = 96  # the size at which plans are checked
 TRIES = 24
+SHRINK = 0.88  # for a thing that finds no room, twice at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,16 @@ class Planned:
         return self.y, self.x, self.y + self.height, self.x + self.width
 
     def moved(self, x: float, y: float) -> "Planned":
-        return Planned(
-            label=self.label, color=self.color, rgb=self.rgb, outline=self.outline, corners=self.corners,
-            width=self.width, height=self.height, x=x, y=y,
-        )  # fmt: skip
+        return replace(self, x=x, y=y)
+
+    def smaller(self, factor: float) -> "Planned":
+        return replace(
+            self,
+            corners=self.corners * factor,
+            outline=self.outline * factor,
+            width=self.width * factor,
+            height=self.height * factor,
+        )
 
 
 def draw_scene(seed: int, size_px: int = 224, kind: str | None = None) -> Scene:
@@ -87,7 +94,7 @@ def _objects(rng: random.Random, size_px: int) -> Scene:
     if rng.random() < WORD:
         lines = lettering.place_lines(rng, ground.image, ground.base, [words.draw_word(rng)], taken)
     things = paint_things(ground.image, planned)
-    return Scene(image=grain(rng, ground.image), things=things, lines=lines)
+    return Scene(image=grain(rng, ground.image, grain_level(rng)), things=things, lines=lines)
 
 
 def _text(rng: random.Random, size_px: int) -> Scene:
@@ -96,7 +103,7 @@ def _text(rng: random.Random, size_px: int) -> Scene:
     lines: tuple[Line, ...] = ()
     while not lines:
         lines = lettering.place_lines(rng, ground.image, ground.base, words.draw_texts(rng), [])
-    return Scene(image=grain(rng, ground.image), lines=lines)
+    return Scene(image=grain(rng, ground.image, grain_level(rng)), lines=lines)
 
 
 def _hand(rng: random.Random, size_px: int) -> Scene:
@@ -105,19 +112,19 @@ def _hand(rng: random.Random, size_px: int) -> Scene:
     lines: tuple[Line, ...] = ()
     while not lines:
         lines = handwriting.write(rng, ground.image, ground.base, [])
-    return Scene(image=grain(rng, ground.image), lines=lines)
+    return Scene(image=grain(rng, ground.image, grain_level(rng)), lines=lines)
 
 
 def _chart(rng: random.Random, size_px: int) -> Scene:
     """A bar, line or pie chart on a plain ground."""
     image, chart, lines = charts.draw_chart(rng, size_px, base_color(rng))
-    return Scene(image=grain(rng, image), chart=chart, lines=lines)
+    return Scene(image=grain(rng, image, grain_level(rng)), chart=chart, lines=lines)
 
 
 def _table(rng: random.Random, size_px: int) -> Scene:
     """A table of whole numbers on a plain ground."""
     image, table, lines = charts.draw_table(rng, size_px, base_color(rng))
-    return Scene(image=grain(rng, image), table=table, lines=lines)
+    return Scene(image=grain(rng, image, grain_level(rng)), table=table, lines=lines)
 
 
 KINDS: dict[str, Callable[[random.Random, int], Scene]] = {
@@ -139,7 +146,8 @@ def _plan(rng: random.Random, ground: Ground, taken: list[NormBox]) -> list[Plan
     for number in range(count):
         behind = planned[0] if occluded and number == 1 else None
         thing = pose_thing(rng, ground, planned, SIZES[count - 1], apart_from=behind)
-        placed = _in_front(rng, thing, behind, centers) if behind else _beside(rng, thing, taken, centers)
+        placed = _in_front(rng, thing, behind, centers) if behind else None
+        placed = placed or place_beside(rng, thing, taken, centers)
         if placed is not None:
             planned.append(placed)
             taken.append(placed.box)
@@ -195,16 +203,17 @@ def _distance(a: RGB, b: RGB) -> int:
     return sum(abs(p - q) for p, q in zip(a, b, strict=True))
 
 
-def _beside(rng: random.Random, thing: Planned, taken: Sequence[NormBox], centers: Sequence[float]) -> Planned | None:
-    """The thing where it overlaps nothing; None when there was no room."""
+def place_beside(
+    rng: random.Random, thing: Planned, taken: Sequence[NormBox], centers: Sequence[float]
+) -> Planned | None:
+    """The thing, if need be a little smaller, where it overlaps nothing; None when there was no room."""
     places = [(rng.random(), rng.random()) for _ in range(TRIES)]
-    for u, v in places:
-        x = GAP + u * (1 - 2 * GAP - thing.width)
-        y = GAP + v * (1 - 2 * GAP - thing.height)
-        placed = thing.moved(x, y)
-        ordered = all(abs(x + thing.width / 2 - center) > MIN_ORDER for center in centers)
-        if ordered and all(lettering.apart(placed.box, other, GAP) for other in taken):
-            return placed
+    for fitted in (thing, thing.smaller(SHRINK), thing.smaller(SHRINK**2)):
+        for u, v in places:
+            placed = fitted.moved(GAP + u * (1 - 2 * GAP - fitted.width), GAP + v * (1 - 2 * GAP - fitted.height))
+            ordered = all(abs(placed.x + placed.width / 2 - center) > MIN_ORDER for center in centers)
+            if ordered and all(lettering.apart(placed.box, other, GAP) for other in taken):
+                return placed
     return None
 
 
