@@ -4,8 +4,8 @@
 
 Rule "big_vision" takes `decay` as configured, so that it does not grow with the rate, and only from the matrices of
 SigLIP and the projector; "matrices" multiplies it by the rate and takes all matrices (decoupled AdamW). Weights and
-optimizer state are float32 whatever the computation runs in. Sources: big_vision `optax.py` and
-`utils.create_learning_rate_schedule`; Loshchilov and Hutter 2019 (decoupled decay).
+optimizer state are float32 whatever the computation runs in. Not done here: clipping (`distributed`). Sources:
+big_vision `optax.py` and `utils.create_learning_rate_schedule`; Loshchilov and Hutter 2019 (decoupled decay).
 """
 
 import math
@@ -103,27 +103,14 @@ def schedule(config: OptimConfig, step: int, steps: int) -> float:
     return value
 
 
-def clip_grad_norm(parameters: Iterable[nn.Parameter], limit: float) -> float:
-    """The global L2 norm of all gradients before clipping; scales them so that it is `limit` at most (0: no limit)."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return 0.0
-    norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]).square().sum().sqrt()
-    value = norm.item()
-    if limit and value > limit and math.isfinite(value):
-        for gradient in gradients:
-            gradient.mul_(limit / value)
-    return value
-
-
 class Optimizer:
-    """Changes the parameters of its groups, one update a step; everything it remembers can be saved as tensors."""
+    """Changes the parameters of its groups, one update a step; its memory is that of `torch`, one of torch's own."""
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], groups: Iterable[Group], config: OptimConfig, steps: int
     ):
         self.parameters, self.groups, self.config, self.steps = dict(parameters), list(groups), config, steps
-        self._torch = _KINDS[config.name](
+        self.torch = _KINDS[config.name](
             [{"params": [self.parameters[name] for name in group.names]} for group in self.groups], config
         )
 
@@ -134,38 +121,18 @@ class Optimizer:
     def update(self, step: int) -> None:
         """Applies the gradients, after `step` updates before."""
         value = schedule(self.config, step, self.steps)
-        for group, settings in zip(self.groups, self._torch.param_groups, strict=True):
+        for group, settings in zip(self.groups, self.torch.param_groups, strict=True):
             own = value * (min(1.0, step / group.warmup) if group.warmup else 1.0)
             settings["lr"] = own * self.config.lr * group.lr_scale
             if group.decay and own:
                 with torch.no_grad():
                     for parameter in settings["params"]:
-                        parameter.mul_(1 - own * group.decay)
-        self._torch.step()
+                        if parameter.grad is not None:  # what took no part in the loss stays as it is
+                            parameter.mul_(1 - own * group.decay)
+        self.torch.step()
 
     def zero_grad(self) -> None:
-        self._torch.zero_grad(set_to_none=True)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What it remembers: `exp_avg.NAME` and so on; on the parameters' devices, not copied."""
-        return {f"{key}.{name}": value for name, key, value in self._state() if isinstance(value, Tensor)}
-
-    def numbers(self) -> dict[str, float]:
-        """The rest of what it remembers, for JSON."""
-        return {f"{key}.{name}": value for name, key, value in self._state() if isinstance(value, int | float)}
-
-    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
-        """The inverse of `tensors` and `numbers`; tensors come from any device, in their own types."""
-        for full, value in [*tensors.items(), *numbers.items()]:
-            key, name = full.split(".", 1)
-            parameter = self.parameters[name]
-            kept = value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
-            self._torch.state[parameter][key] = kept
-
-    def _state(self) -> Iterator[tuple[str, str, Any]]:
-        for name, parameter in self.parameters.items():
-            for key, value in self._torch.state.get(parameter, {}).items():
-                yield name, key, value
+        self.torch.zero_grad(set_to_none=True)
 
 
 def _adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
