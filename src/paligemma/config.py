@@ -275,6 +275,18 @@ NANO = Config(
     ),
 )  # fmt: skip
 
+
+def nano(image_size_px: int) -> Config:
+    """Our own small model of the drawn world: Gemma 2's blocks without the cap on attention, which SDPA cannot do."""
+    return Config(
+        vision=VisionConfig(width=192, depth=6, mlp_dim=768, num_heads=6, image_size_px=image_size_px),
+        text=TextConfig(
+            width=192, depth=6, mlp_dim=768, num_heads=6, num_kv_heads=2, head_dim=32, vocab_size=3200,
+            post_norms=True, final_logit_softcap=30.0, sliding_window=4096,
+        ),
+    )  # fmt: skip
+
+
 _ALL: list[Variant] = [
     Variant(
         name="nano", config=NANO, family="PaliGemma 2", size="nano", kind="nano",

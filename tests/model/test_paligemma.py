@@ -4,11 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from tests.oracle import TINY, collate, draw_model, draw_pair, draw_prompt, hf_inputs
 from torch import Tensor
 
-from paligemma.config import IMAGE_SLOT
 from paligemma.errors import InputError
 from paligemma.model import AttentionMask, PaliGemmaModel, suffix_loss
 
@@ -134,67 +132,6 @@ def test_sixteen_frames_equal_transformers() -> None:
     with torch.no_grad():
         want = hf(**hf_inputs(batch.tokens, batch.pixels, batch.mask_ar, batch.mask_input)).logits
     torch.testing.assert_close(run(ours, batch), want, atol=3e-5, rtol=0)
-
-
-def loss_case() -> tuple[PaliGemmaModel, SimpleNamespace, Tensor, list[Tensor]]:
-    """A model, a batch, its hidden states and, per example, log-probabilities of all tokens at suffix positions."""
-    model, batch = draw_model(TINY[2]), draw_batch(2)
-    with torch.no_grad():
-        hidden = model.hidden(batch.tokens, batch.pixels, batch.mask_ar, batch.mask_input)
-    log_p = F.log_softmax(model.language_model.logits(hidden), -1).detach()
-    rows = [log_p[i, :-1][batch.mask_loss[i, 1:] == 1] for i in range(len(hidden))]
-    return model, batch, hidden, rows
-
-
-def test_loss_per_example_and_per_token() -> None:
-    model, batch, hidden, rows = loss_case()
-    wanted = [batch.tokens[i][batch.mask_loss[i] == 1] for i in range(len(rows))]
-    nll = [-row[range(len(ids)), ids] for row, ids in zip(rows, wanted, strict=True)]
-    assert [len(x) for x in nll] == [9, 2, 1, 4]
-    by_example = suffix_loss(model, hidden, batch.tokens, batch.mask_loss)
-    torch.testing.assert_close(by_example, torch.stack([x.mean() for x in nll]).mean())
-    by_token = suffix_loss(model, hidden, batch.tokens, batch.mask_loss, per="token")
-    torch.testing.assert_close(by_token, torch.cat(nll).mean())
-    assert abs(by_example - by_token) > 1e-3
-
-
-def test_label_smoothing_spreads_over_the_other_tokens() -> None:
-    model, batch, hidden, rows = loss_case()
-    rows_per_example = []
-    for i, row in enumerate(rows):
-        target = torch.full_like(row, 0.3 / (row.shape[1] - 1))
-        target[range(len(row)), batch.tokens[i][batch.mask_loss[i] == 1]] = 0.7
-        rows_per_example.append(-(target * row).sum(-1))
-    got = suffix_loss(model, hidden, batch.tokens, batch.mask_loss, label_smoothing=0.3)
-    torch.testing.assert_close(got, torch.stack([x.mean() for x in rows_per_example]).mean())
-    got = suffix_loss(model, hidden, batch.tokens, batch.mask_loss, per="token", label_smoothing=0.3)
-    torch.testing.assert_close(got, torch.cat(rows_per_example).mean())
-
-
-def test_loss_can_leave_the_softcap_out() -> None:
-    model, batch, hidden, _ = loss_case()
-    hidden = hidden * 5
-    capped = suffix_loss(model, hidden, batch.tokens, batch.mask_loss, per="token")
-    plain = suffix_loss(model, hidden, batch.tokens, batch.mask_loss, per="token", softcap=False)
-    logits = model.language_model.logits(hidden, softcap=False)[:, :-1][batch.mask_loss[:, 1:] == 1]
-    want = F.cross_entropy(logits, batch.tokens[:, 1:][batch.mask_loss[:, 1:] == 1])
-    torch.testing.assert_close(plain, want)
-    assert abs(plain - capped) > 1e-3
-
-
-def test_only_the_suffix_is_learnt() -> None:
-    model, batch, hidden, _ = loss_case()
-    moved = batch.tokens.masked_fill((batch.mask_loss == 0) & (batch.tokens != IMAGE_SLOT), 9)
-    first, second = (suffix_loss(model, hidden, tokens, batch.mask_loss) for tokens in (batch.tokens, moved))
-    assert torch.equal(first, second)
-
-
-def test_an_example_without_suffix_counts_as_zero() -> None:
-    model, batch, hidden, _ = loss_case()
-    none = batch.mask_loss.clone()
-    none[1:] = 0
-    alone = suffix_loss(model, hidden[:1], batch.tokens[:1], batch.mask_loss[:1])
-    torch.testing.assert_close(suffix_loss(model, hidden, batch.tokens, none), alone / 4)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

@@ -40,6 +40,21 @@ class Patches:
     box: NDArray[np.float32]
     characters: NDArray[np.int64]
 
+    def window(self, row: int, column: int, grid: int) -> "Patches":
+        """The `grid` x `grid` patches from `row` and `column` on, as those of a picture of their own."""
+        side = round(len(self.label) ** 0.5)
+
+        def part(array: NDArray) -> NDArray:
+            shaped = array.reshape(side, side, *array.shape[1:])
+            return shaped[row : row + grid, column : column + grid].reshape(-1, *array.shape[1:])
+
+        return Patches(
+            label=part(self.label),
+            color=part(self.color),
+            box=part(self.box) * (side / grid),
+            characters=part(self.characters),
+        )
+
 
 def patch_truth(scene: Scene, grid: int) -> Patches:
     """What the `grid` x `grid` patches of a scene show."""
