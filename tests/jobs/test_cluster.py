@@ -80,7 +80,8 @@ import json, sys
 from pathlib import Path
 from paligemma.jobs import run_job
 from paligemma.jobs.cluster import Cluster
-from tests.jobs.helpers import Failing, Fake, Killed, settings
+from tests.failing_disk import Failing, Killed
+from tests.jobs.helpers import Fake, settings
 photos, out, at = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 cluster = Cluster({}, workers=2, loader=lambda model: Fake())
 try:

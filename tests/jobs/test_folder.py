@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from tests.jobs.helpers import Failing, folder_of_pictures, run, sums
+from tests.failing_disk import Failing
+from tests.jobs.helpers import folder_of_pictures, run, sums
 
 from paligemma.errors import InputError, ResourceError, UsageError
 from paligemma.jobs.folder import Folder

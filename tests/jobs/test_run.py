@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.failing_disk import Failing, Killed, PowerLoss
 from tests.jobs.helpers import (
     EIO,
     ENOSPC,
     INPUTS,
-    Failing,
     Fake,
-    Killed,
-    PowerLoss,
     count_calls,
     folder_of_pictures,
     run,
