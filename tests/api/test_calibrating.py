@@ -40,6 +40,7 @@ def examples(tmp_path):
         LabelledImage(
             path=tmp_path / f"{k}.png",
             boxes=tuple(TrueBox(label=label, xyxy=(5.0, 5.0, 40.0, 40.0)) for label in (("cat",), ("dog",))[k % 2]),
+            size_px=(100, 100),
         )
         for k in range(60)
     ]
@@ -94,7 +95,7 @@ def test_the_bundled_model_on_its_own_pictures(tmp_path):
         boxes = tuple(
             TrueBox(label=thing.label, xyxy=tuple(thing.box[i] * 112 for i in (1, 0, 3, 2))) for thing in scene.things
         )
-        examples.append(LabelledImage(path=tmp_path / f"{seed}.png", boxes=boxes))
+        examples.append(LabelledImage(path=tmp_path / f"{seed}.png", boxes=boxes, size_px=scene.image.size))
     from paligemma.api.calibrating import ask_labelled
 
     asked = ask_labelled(load(), examples)

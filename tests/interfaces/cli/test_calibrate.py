@@ -54,5 +54,5 @@ def test_the_bundled_calibration_stays(folder, capsys):
 
 def test_bad_input_is_told_before_a_model_is_loaded(tmp_path, capsys):
     assert main(["calibrate", str(tmp_path), "--out", str(tmp_path / "x.json")]) == 4
-    assert "expected one .json or .jsonl" in capsys.readouterr().err
+    assert "none of the known formats" in capsys.readouterr().err
     assert main(["calibrate", str(tmp_path), "--out", "x.json", "--negatives", "-1"]) == 2
