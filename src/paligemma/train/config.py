@@ -1,14 +1,49 @@
 """Everything a training run is told, as nested frozen values; what a stage or a recipe is, is one of these.
 
-A `TrainConfig` is written beside every run and read back to resume it. No torch here. Unknown keys, unknown words and
-numbers out of range are errors with a suggestion.
+A `TrainConfig` is written beside every run and read back to resume it (`config_file`). No torch here. Unknown words,
+numbers out of range, and numbers that would have no effect are errors with a suggestion.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from paligemma.config import did_you_mean
+from paligemma.errors import UsageError
 
 PARTS = ("lm", "vision", "projector", "attention", "all")  # what `train` may name; "attention" is that of the lm
+
+
+TINY, MANY = sys.float_info.min, 2.0**53  # smallest number above 0, largest that counts exactly
+LARGEST_FIXED_DECAY = 1e-3  # of a weight in each step; big_vision's own values are 1e-6 and below
+
+
+def _check(config: Any, **limits: tuple[float, float]) -> None:
+    """Words among those of their type, numbers (if given) within their limits, both included.
+
+    Raises:
+        UsageError: names the first that is not.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        words = [word for part in (kind, *get_args(kind)) if get_origin(part) is Literal for word in get_args(part)]
+        value = getattr(config, name)
+        if words and value is not None and value not in words:
+            raise UsageError(f"{name} is {value!r}, which is none of its words{did_you_mean(str(value), words)}")
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not (_is_number(number) and low <= number <= high):
+                raise UsageError(f"{name} is {value!r}, expected {_told(low, high)}; give another number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _told(low: float, high: float) -> str:
+    above = "a number above 0" if low == TINY else f"at least {low:g}"
+    return above if high == MANY else f"{above} and at most {high:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +56,9 @@ class SourceConfig:
     prefix: str | None = None  # prompt of every example, for data that has none
     name: str | None = None  # in figures; default from the path
 
+    def __post_init__(self) -> None:
+        _check(self, weight=(TINY, MANY))
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -32,6 +70,9 @@ class AugmentConfig:
     scale: float = 0.0  # the picture shrunk onto a larger ground
     color: float = 0.0  # brightness, contrast and saturation, each up to this share
 
+    def __post_init__(self) -> None:
+        _check(self, flip=(0, 1), crop=(0, 1), min_crop=(0.1, 1), scale=(0, 1), color=(0, 1))
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -41,6 +82,9 @@ class DataConfig:
     max_tokens: int = 128  # text tokens of a row: bos, prefix, newline, suffix, eos; longer is an error, never cut
     skip_bad: bool = False  # leave bad rows out (rejects.jsonl) instead of stopping before the first step
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self, max_tokens=(4, MANY), workers=(0, 1024))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +97,9 @@ class LoraConfig:
     where: tuple[str, ...] = ("lm",)
     rslora: bool = False  # scaled by alpha / sqrt(rank)
     dora: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self, rank=(1, MANY), alpha=(TINY, MANY), dropout=(0, 0.99))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +116,9 @@ class LossConfig:
     chunk: int = 512  # rows of logits that exist at one time
     location_spread: float = 0.0
     mask_token_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self, label_smoothing=(0, 0.99), chunk=(1, MANY), location_spread=(0, 1024), mask_token_weight=(0, MANY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +139,22 @@ class OptimConfig:
     cooldown: float = 0.0  # share of the steps at the end that fall linearly to 0 (rsqrt, constant)
     ema: float | None = None  # decay per step of an average of the weights, which is then what is saved as the model
 
+    def __post_init__(self) -> None:
+        _check(
+            self, lr=(TINY, MANY), vision_lr_scale=(TINY, MANY), vision_warmup=(0, MANY), betas=(0, 0.999999),
+            eps=(TINY, 1), weight_decay=(0, 1), momentum=(0, 0.999999), clip_norm=(0, MANY), warmup=(0, MANY),
+            timescale=(TINY, MANY), cooldown=(0, MANY), ema=(0, 0.9999999),
+        )  # fmt: skip
+        if self.momentum and self.name != "sgd":
+            raise UsageError(
+                f"momentum is {self.momentum}, but {self.name} has none of that kind; set betas, or take sgd"
+            )
+        if self.decay_rule == "big_vision" and self.weight_decay > LARGEST_FIXED_DECAY:
+            raise UsageError(
+                f"weight_decay {self.weight_decay} by big_vision's rule takes that share of a weight in each step, "
+                f"expected at most {LARGEST_FIXED_DECAY:g}; for the usual kind, times lr, set decay_rule to matrices"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -97,6 +163,9 @@ class EvalConfig:
     metric: str = "loss"  # what the best checkpoint is best at
     patience: int = 0  # evaluations without improvement before training stops; 0: never
     pictures: int = 8  # predicted against true
+
+    def __post_init__(self) -> None:
+        _check(self, every=(0, MANY), limit=(1, MANY), patience=(0, MANY), pictures=(0, 1024))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,3 +207,23 @@ class TrainConfig:
     seed: int = 0
     threads: int | None = None
     track: tuple[str, ...] = ()  # tensorboard, wandb, trackio
+
+    def __post_init__(self) -> None:
+        _check(
+            self, stage=(0, 3), batch_size=(1, MANY), micro_batch=(1, MANY), steps=(1, MANY), epochs=(TINY, MANY),
+            image_size_px=(1, 8192), save_every=(0, MANY), save_minutes=(0, MANY), keep=(1, MANY), seed=(0, 2**31),
+            threads=(1, 4096),
+        )  # fmt: skip
+        for part in self.train:
+            if part not in PARTS:
+                raise UsageError(f"train names {part!r}, which is no part{did_you_mean(part, list(PARTS))}")
+        if self.steps is not None and self.epochs is not None:
+            raise UsageError(
+                f"found steps {self.steps} and epochs {self.epochs:g}, expected one of them; leave one out"
+            )
+        watched = bool(self.data.validation)
+        if not watched and (self.evaluate.patience or self.evaluate.metric != "loss"):
+            raise UsageError(
+                f"evaluate has metric {self.evaluate.metric!r} and patience {self.evaluate.patience}, but there are no "
+                "data to evaluate on; give data.validation"
+            )
