@@ -16,7 +16,7 @@ _INTO_THE_STREAM = ("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2
 def initialise(model: PaliGemmaModel, *, seed: int, first_location: int) -> None:
     """Normal weights of size 1/sqrt(fan in), those that write into the residual stream smaller by sqrt(depth).
 
-    Location rows start as smooth waves of their bin, so that neighbouring bins begin alike. Biases stay zero, norms at
+    Location rows start as smooth waves of their bin, so that neighbouring bins begin alike. Biases are zero, norms at
     their neutral start.
 
     Args:
@@ -26,6 +26,8 @@ def initialise(model: PaliGemmaModel, *, seed: int, first_location: int) -> None
     depth = model.config.text.depth + model.config.vision.depth
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.zero_()
             if parameter.ndim == 1:
                 continue
             std = EMBEDDING_STD if "embed_tokens" in name or "position" in name else parameter[0].numel() ** -0.5
