@@ -8,8 +8,12 @@ import math
 from collections.abc import Callable
 from functools import cache
 
+import numpy as np
+
 from paligemma.scenes.drawings_animals import ANIMALS
-from paligemma.scenes.pen import HOLE, Figure, Pen, Point
+from paligemma.scenes.pen import HOLE, OPAQUE, Figure, Pen, Point, Pose, paint, posed
+
+THINNEST_OUTLINE = 0.015
 
 
 def _ray(angle: float, radius: float) -> Point:
@@ -57,8 +61,8 @@ def _bicycle(pen: Pen) -> None:
 
 def _boat(pen: Pen) -> None:
     pen.box(0.46, 0.0, 0.51, 0.75, -0.7)
-    pen.polygon((0.54, 0.03), (0.94, 0.62), (0.54, 0.62), shade=0.3)
-    pen.polygon((0.43, 0.14), (0.43, 0.62), (0.12, 0.62), shade=0.6)
+    pen.polygon((0.51, 0.03), (0.94, 0.62), (0.51, 0.62), shade=0.3)
+    pen.polygon((0.46, 0.14), (0.46, 0.62), (0.12, 0.62), shade=0.6)
     pen.polygon((0, 0.7), (1, 0.7), (0.82, 1), (0.18, 1))
 
 
@@ -118,9 +122,9 @@ def _carrot(pen: Pen) -> None:
 
 def _castle(pen: Pen) -> None:
     for x in (0.0, 0.7):
-        pen.box(x, 0.2, x + 0.3, 1, -0.12)
+        pen.box(x, 0.2, x + 0.3, 1, -0.08)
         for tooth in (0.0, 0.115, 0.23):
-            pen.box(x + tooth, 0.08, x + tooth + 0.07, 0.22, -0.12)
+            pen.box(x + tooth, 0.08, x + tooth + 0.07, 0.22, -0.08)
         pen.box(x + 0.115, 0.36, x + 0.185, 0.54, -0.7)
     pen.box(0.28, 0.45, 0.72, 1)
     for x in (0.32, 0.46, 0.6):
@@ -152,8 +156,8 @@ def _clock(pen: Pen) -> None:
     pen.ellipse(0.58, 0.02, 0.98, 0.36, -0.35)
     pen.box(0.46, 0, 0.54, 0.2, -0.6)
     pen.ellipse(0.06, 0.12, 0.94, 0.96)
-    pen.ellipse(0.18, 0.23, 0.82, 0.85, 0.75)
-    pen.line([(0.5, 0.29), (0.5, 0.54), (0.66, 0.62)], 0.06, -0.8)
+    pen.ellipse(0.22, 0.27, 0.78, 0.81, 0.75)
+    pen.line([(0.5, 0.33), (0.5, 0.54), (0.64, 0.61)], 0.06, -0.8)
 
 
 def _cloud(pen: Pen) -> None:
@@ -267,11 +271,11 @@ def _mushroom(pen: Pen) -> None:
 
 
 def _rocket(pen: Pen) -> None:
-    pen.polygon((0.24, 0.5), (0, 0.9), (0.32, 0.8), shade=-0.45)
-    pen.polygon((0.76, 0.5), (1, 0.9), (0.68, 0.8), shade=-0.45)
-    pen.polygon((0.34, 0.8), (0.66, 0.8), (0.58, 0.92), (0.5, 1), (0.42, 0.92), shade=0.55)
-    pen.blob((0.5, 0), (0.7, 0.2), (0.79, 0.5), (0.7, 0.84), (0.3, 0.84), (0.21, 0.5), (0.3, 0.2))
-    pen.disc(0.5, 0.38, 0.1, 0.8)
+    pen.polygon((0.34, 0.5), (0.0, 0.74), (0.0, 0.94), (0.36, 0.8), shade=-0.45)
+    pen.polygon((0.66, 0.5), (1.0, 0.74), (1.0, 0.94), (0.64, 0.8), shade=-0.45)
+    pen.polygon((0.38, 0.8), (0.62, 0.8), (0.57, 0.92), (0.5, 1), (0.43, 0.92), shade=0.55)
+    pen.blob((0.5, 0), (0.65, 0.18), (0.72, 0.45), (0.66, 0.84), (0.34, 0.84), (0.28, 0.45), (0.35, 0.18))
+    pen.disc(0.5, 0.36, 0.085, 0.8)
 
 
 def _star(pen: Pen) -> None:
@@ -310,7 +314,7 @@ def _windmill(pen: Pen) -> None:
         along, aside = (math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))
         corners = ((0.02, 0.02), (0.48, 0.02), (0.48, 0.19), (0.14, 0.19))
         pen.polygon(*(((0.5 + (along[0] * u + aside[0] * v) / 0.9), 0.38 + along[1] * u + aside[1] * v)
-                      for u, v in corners), shade=-0.45)  # fmt: skip
+                      for u, v in corners), shade=-0.25)  # fmt: skip
     pen.disc(0.5, 0.38, 0.06, -0.75)
 
 
@@ -346,7 +350,7 @@ DRAWINGS: dict[str, tuple[Callable[[Pen], None], float]] = {
     "lamp": (_lamp, 0.75),
     "moon": (_moon, 0.8),
     "mushroom": (_mushroom, 1.0),
-    "rocket": (_rocket, 0.6),
+    "rocket": (_rocket, 0.62),
     "star": (_star, 1.0),
     "sun": (_sun, 1.0),
     "tree": (_tree, 0.7),
@@ -357,8 +361,20 @@ DRAWINGS: dict[str, tuple[Callable[[Pen], None], float]] = {
 
 @cache
 def figure(label: str) -> Figure:
-    """The polygons of a kind of object, drawn once per process."""
+    """The polygons of a kind of object, made once per process."""
     function, aspect = DRAWINGS[label]
     pen = Pen(aspect)
     function(pen)
     return pen.figure()
+
+
+@cache
+def widest_outline(label: str) -> float:
+    """How thick an outline may be, as a fraction of the object's size, to leave most of the inside; 0 for none."""
+    shape, size_px = figure(label), 64
+    tile = paint(shape, posed(shape, Pose(size=1.0, longest=math.inf)), (0, 0, 0), size_px=size_px)
+    solid = np.pad(np.asarray(tile.getchannel("A")) >= OPAQUE, 1)
+    inside = solid[1:-1, :-2] & solid[1:-1, 2:] & solid[:-2, 1:-1] & solid[2:, 1:-1]
+    edge = solid.sum() - (inside & solid[1:-1, 1:-1]).sum()
+    limit = float(solid.sum() / edge / 4 / size_px)
+    return limit if limit >= THINNEST_OUTLINE else 0.0

@@ -17,7 +17,7 @@ from paligemma.errors import UsageError
 from paligemma.scenes import charts, handwriting, lettering, words
 from paligemma.scenes.backgrounds import Ground, base_color, draw_ground, grain, grain_level, jitter
 from paligemma.scenes.catalog import COLORS, LABELS, RGB
-from paligemma.scenes.drawings import figure
+from paligemma.scenes.drawings import figure, widest_outline
 from paligemma.scenes.pen import OPAQUE, Points, Pose, extent, paint, posed
 from paligemma.scenes.truth import VERSION, Line, NormBox, Scene, Thing
 
@@ -172,7 +172,7 @@ def pose_thing(
         twin = rng.choice(before)
         label = twin.label
         color = twin.color if rng.random() < 0.6 and not apart_from else color
-    outline = rng.uniform(0.03, 0.06) if rng.random() < 0.25 else 0.0
+    outline = min(rng.uniform(0.03, 0.06), widest_outline(label)) if rng.random() < 0.25 else 0.0
     pose = Pose(
         size=rng.uniform(*sizes),
         stretch=rng.uniform(0.8, 1.25),
