@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from paligemma.scenes.truth import Line, NormBox
 RGB = tuple[int, int, int]
 
 CAP_PX = 72  # height of a capital in a shape
+TYPE_PX, BASE_PX, PAD = 104, 84, 12  # of the built-in font's shapes: height, base line, room at the left and right
 MIN_CONTRAST = 105  # between ink and ground, of 255
 WIDEST = 0.94  # of the picture's side
 MARGIN = 0.02
@@ -62,24 +63,33 @@ def _builtin(cap_px: int) -> ImageFont.FreeTypeFont:
     return font.font_variant(size=100 * cap_px / (bottom - top))
 
 
-def _type(text: str, *, bold: int = 0, hollow: bool = False, stretch: float = 1.0) -> Shape:
+@lru_cache(maxsize=1024)
+def _glyph(character: str, bold: int, hollow: bool) -> tuple[Image.Image, float]:
+    """A character of the built-in font with `PAD` pixels at its left, and its advance in pixels."""
     font = _builtin(CAP_PX - 2 * bold)
-    tracking = 2.0 * bold
-    edges = [font.getlength(text[:k]) + tracking * k for k in range(len(text) + 1)]
-    image = Image.new("L", (round(edges[-1]) + 4 * bold + 40, 2 * CAP_PX))
+    advance = font.getlength(character)
+    image = Image.new("L", (round(advance) + 2 * PAD, TYPE_PX))
     pen = ImageDraw.Draw(image)
-    for character, edge in zip(text, edges, strict=False):
-        pen.text((edge + 20, CAP_PX * 1.5), character, font=font, fill=255, stroke_width=bold, anchor="ls")
-        if hollow:
-            pen.text((edge + 20, CAP_PX * 1.5), character, font=font, fill=0, anchor="ls")
+    pen.text((PAD, BASE_PX), character, font=font, fill=255, stroke_width=bold, anchor="ls")
+    if hollow:
+        pen.text((PAD, BASE_PX), character, font=font, fill=0, anchor="ls")
+    return image, advance + 2 * bold
+
+
+def _type(text: str, *, bold: int = 0, hollow: bool = False, stretch: float = 1.0) -> Shape:
+    glyphs = [_glyph(character, bold, hollow) for character in text]
+    edges = [0.0, *accumulate(advance for _, advance in glyphs)]
+    image = Image.new("L", (round(edges[-1]) + 2 * PAD, TYPE_PX))
+    for (glyph, _), edge in zip(glyphs, edges, strict=False):
+        image.paste(255, (round(edge), 0), glyph)
     if stretch != 1.0:
         image = image.resize((round(image.width * stretch), image.height), Image.Resampling.BILINEAR)
-    return Shape(image, tuple((edge + 20 - bold) * stretch for edge in edges))
+    return Shape(image, tuple((edge + PAD - bold) * stretch for edge in edges))
 
 
 def _slanted(text: str, slant: float = 0.24) -> Shape:
     upright = _type(text, bold=2)
-    image, lean = upright.coverage, slant * 2 * CAP_PX
+    image, lean = upright.coverage, slant * TYPE_PX
     size = (image.width + round(lean), image.height)
     shear = (1, slant, -lean, 0, 1, 0)
     sheared = image.transform(size, Image.Transform.AFFINE, shear, Image.Resampling.BILINEAR)
