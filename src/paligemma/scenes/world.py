@@ -228,10 +228,11 @@ def _in_front(rng: random.Random, thing: Planned, behind: Planned, centers: list
             continue
         placed = thing.moved(x, y)
         seen = back & ~_coarse(placed)
-        hidden = 1 - seen.sum() / back.sum()
+        if not HIDDEN[0] <= 1 - seen.sum() / back.sum() <= HIDDEN[1]:
+            continue
         columns = np.flatnonzero(seen.any(axis=0))
         center = float(columns[0] + columns[-1] + 1) / 2 / COARSE_PX
-        if HIDDEN[0] <= hidden <= HIDDEN[1] and abs(x + thing.width / 2 - center) > MIN_ORDER:
+        if abs(x + thing.width / 2 - center) > MIN_ORDER:
             centers[0] = center
             return placed
     return None
