@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tests.train.records import record, run_of
+from tests.train.made import record, run_of, summary
 
 from paligemma.errors import UnavailableError
 from paligemma.train.curves import Curves, draw_curves, is_score
@@ -44,7 +44,7 @@ def test_drawn_after_evaluations_and_at_the_end(tmp_path):
     assert not (tmp_path / "curves.png").exists()
     curves.on_evaluation(1, {"loss": 1.0})
     (tmp_path / "curves.png").unlink()
-    curves.on_end({})
+    curves.on_end(summary(1))
     assert (tmp_path / "curves.png").is_file()
     assert notes == []
 

@@ -3,7 +3,7 @@ import json
 import math
 
 import pytest
-from tests.train.records import record, run_of
+from tests.train.made import record, run_of, summary
 
 from paligemma.errors import ResourceError
 from paligemma.train.report import Journal, Terminal, finite, line, read_log, write_summary
@@ -19,7 +19,7 @@ def test_logs_hold_a_row_per_step(tmp_path):
     steps, evaluations = read_log(tmp_path)
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     assert steps[1] == {
-        "step": 2, "loss": 2.5, "lr": 1e-4, "grad_norm": 0.5, "examples": 8, "tokens": 400, "skipped": 0,
+        "step": 2, "loss": 2.5, "lr": 1e-4, "grad_norm": 0.5, "examples": 8, "tokens": 400, "skipped": False,
     }  # fmt: skip
     assert evaluations[-1] == {"step": 4, "evaluation": {"loss": 1.0, "ap50": 1.0, "caption_exact": 0.5}}
     timings = [json.loads(text) for text in (tmp_path / "timings.jsonl").read_text().splitlines()]
@@ -38,9 +38,9 @@ def test_metrics_do_not_depend_on_time(tmp_path):
 
 
 def test_what_is_not_finite_becomes_null(tmp_path):
-    Journal(tmp_path).on_step(record(1, loss=math.nan, grad_norm=math.inf, skipped=1))
+    Journal(tmp_path).on_step(record(1, loss=math.nan, grad_norm=math.inf, skipped=True))
     (row,), _ = read_log(tmp_path)
-    assert (row["loss"], row["grad_norm"], row["skipped"]) == (None, None, 1)
+    assert (row["loss"], row["grad_norm"], row["skipped"]) == (None, None, True)
     assert finite({"a": [math.nan, (1.5, "x")]}) == {"a": [None, [1.5, "x"]]}
 
 
@@ -81,21 +81,21 @@ def test_a_terminal_gets_a_bar_and_keeps_notes(monkeypatch):
     terminal.on_step(record(1))
     terminal.on_note("saved [best]")
     terminal.on_step(record(3))
-    terminal.on_end({})
+    terminal.on_end(summary(1))
     assert "step 1/3" in screen.getvalue()
     assert "saved [best]" in screen.getvalue()
     assert "step 3/3" in screen.getvalue()
 
 
 def test_a_line_tells_means_and_what_is_left():
-    text = line([record(7, loss=1.0), record(8, loss=3.0, skipped=1)], 2000)
+    text = line([record(7, loss=1.0), record(8, loss=3.0, skipped=True)], 2000)
     assert text == (
         "step 8/2000  loss 2.0000  lr 0.0001  grad 0.5  16 examples/s  800 tokens/s  2.0 GB  0:01:05 left  1 skipped"
     )
 
 
 def test_a_line_about_a_loss_that_is_no_number():
-    text = line([record(1, loss=math.nan, seconds=0.0, memory_bytes=None, eta_s=None)], 2)
+    text = line([record(1, loss=math.nan, seconds=0.0, memory_bytes=0, eta_s=math.nan)], 2)
     assert text == "step 1/2  loss not finite  lr 0.0001  grad 0.5"
 
 

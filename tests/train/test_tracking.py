@@ -3,7 +3,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tests.train.records import record
+from tests.train.made import record, summary
 
 from paligemma.errors import UnavailableError, UsageError
 from paligemma.train.tracking import TRACKERS, Tracking
@@ -24,7 +24,7 @@ def test_tensorboard_gets_the_figures(tmp_path):
     tracking.on_step(record(2, loss=math.nan))
     tracking.on_evaluation(2, {"ap50": 0.5})
     tracking.on_note("a word")
-    tracking.on_end({})
+    tracking.on_end(summary(1))
     found = scalars(tmp_path)
     assert found["train/loss"] == [(1, 2.0)]
     assert found["train/examples_per_second"] == [(1, 16.0), (2, 16.0)]
@@ -36,7 +36,7 @@ def test_a_resumed_run_hides_what_a_crash_left_behind(tmp_path):
         tracking = Tracking(["tensorboard"], tmp_path, {}, first_step=first)
         for step in steps:
             tracking.on_step(record(step, loss=float(step + 10 * first)))
-        tracking.on_end({})
+        tracking.on_end(summary(1))
     assert scalars(tmp_path)["train/loss"] == [(1, 1.0), (2, 22.0), (3, 23.0)]
 
 
@@ -67,7 +67,7 @@ def test_wandb_is_offline_unless_told(calls, tmp_path, monkeypatch):
         "project": "paligemma", "name": tmp_path.name, "dir": str(tmp_path), "config": {"lr": 1}, "mode": "offline",
     }  # fmt: skip
     tracking.on_evaluation(3, {"loss": 1.0})
-    tracking.on_end({})
+    tracking.on_end(summary(1))
     assert calls[1:] == [("log", ({"evaluation/loss": 1.0},), {"step": 3}), ("finish", (), {})]
     monkeypatch.setenv("WANDB_MODE", "online")
     Tracking(["wandb"], tmp_path, {})
@@ -77,7 +77,7 @@ def test_wandb_is_offline_unless_told(calls, tmp_path, monkeypatch):
 def test_trackio_names_no_place_but_this_machine(calls, tmp_path):
     tracking = Tracking(["trackio"], tmp_path, {})
     tracking.on_step(record(1))
-    tracking.on_end({})
+    tracking.on_end(summary(1))
     assert calls[0][2] == {"project": "paligemma", "name": tmp_path.name, "config": {}, "resume": "allow"}
     assert [name for name, *_ in calls] == ["init", "log", "finish"]
 

@@ -6,23 +6,21 @@ alone; without it the run goes on and says so once.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from paligemma.errors import UnavailableError
 from paligemma.results.files import told
+from paligemma.train.records import Observer, Summary
 from paligemma.train.report import read_log
-
-if TYPE_CHECKING:
-    from paligemma.train.loop import StepRecord
 
 NAME = "curves.png"
 SMOOTHED = 40  # windows of the smooth line that a run is long
 _PALE, _BOLD = 0.25, 1.0
 
 
-class Curves:
+class Curves(Observer):
     """Draws the curves when there is something new to see.
 
     Args:
@@ -33,16 +31,10 @@ class Curves:
         self.folder, self.tell = folder, tell
         self._missing = False
 
-    def on_step(self, record: "StepRecord") -> None:
-        """A picture per step would be too many."""
-
     def on_evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         self._draw()
 
-    def on_note(self, text: str) -> None:
-        """Notes are not drawn."""
-
-    def on_end(self, summary: Any) -> None:
+    def on_end(self, summary: Summary) -> None:
         self._draw()
 
     def _draw(self) -> None:

@@ -12,18 +12,16 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from paligemma.results.files import told
-
-if TYPE_CHECKING:
-    from paligemma.train.loop import StepRecord
+from paligemma.results.files import told, writing
+from paligemma.train.records import Observer, StepRecord, Summary
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 REDRAW_S = 0.2
 
 
-class Journal:
+class Journal(Observer):
     """Appends a row per step to both logs, and each evaluation's figures to `metrics.jsonl`.
 
     Rows are flushed as they are written; what a crash leaves behind the last saved state is cut off on resume.
@@ -35,7 +33,7 @@ class Journal:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def on_step(self, record: "StepRecord") -> None:
+    def on_step(self, record: StepRecord) -> None:
         row: dict[str, Any] = {"step": record.step, **record.losses, "lr": record.lr, "grad_norm": record.grad_norm}
         row |= {"examples": record.examples, "tokens": record.tokens, "skipped": record.skipped}
         self._append(METRICS, row)
@@ -48,16 +46,13 @@ class Journal:
     def on_note(self, text: str) -> None:
         self._append(TIMINGS, {"note": text})
 
-    def on_end(self, summary: Any) -> None:
-        """Nothing is left to be written."""
-
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         path = self.folder / name
         with told(path), open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n")
 
 
-class Terminal:
+class Terminal(Observer):
     """Tells how it goes: a bar where `stream` is a terminal, else a line every `every_s` seconds.
 
     Args:
@@ -72,7 +67,7 @@ class Terminal:
         self._since: list[StepRecord] = []  # since the last line
         self._bar = _Bar(self.stream, steps) if self.stream.isatty() and not quiet else None
 
-    def on_step(self, record: "StepRecord") -> None:
+    def on_step(self, record: StepRecord) -> None:
         self._since.append(record)
         now, last = time.monotonic(), record.step >= self.steps
         if now - self._told_at < (REDRAW_S if self._bar else self.every_s) and not last:
@@ -92,7 +87,7 @@ class Terminal:
     def on_note(self, text: str) -> None:
         self._print(text)
 
-    def on_end(self, summary: Any) -> None:
+    def on_end(self, summary: Summary) -> None:
         if self._bar:
             self._bar.close()
 
@@ -128,7 +123,7 @@ class _Bar:
         self._progress.stop()
 
 
-def line(records: "list[StepRecord]", steps: int) -> str:
+def line(records: list[StepRecord], steps: int) -> str:
     """`step 120/2000  loss 2.345  lr 1e-05  grad 0.83  312 examples/s  14,220 tokens/s  1.2 GB  0:03:05 left`.
 
     Losses and speeds are means over the records, the rest is the last one's.
@@ -188,8 +183,6 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
     Raises:
         ResourceError: it cannot be written.
     """
-    from paligemma.results.files import writing
-
     path = folder / "summary.json"
     with writing(path) as file:
         file.write(json.dumps(finite(summary), indent=2, ensure_ascii=False, default=str) + "\n")

@@ -8,14 +8,12 @@ needed; to add one, write a class and its line in `TRACKERS`.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from paligemma.config import did_you_mean
 from paligemma.errors import UnavailableError, UsageError
+from paligemma.train.records import Observer, StepRecord, Summary
 from paligemma.train.report import finite
-
-if TYPE_CHECKING:
-    from paligemma.train.loop import StepRecord
 
 PROJECT = "paligemma"
 
@@ -88,7 +86,7 @@ class Trackio:
 TRACKERS: dict[str, type] = {"tensorboard": Tensorboard, "wandb": Wandb, "trackio": Trackio}
 
 
-class Tracking:
+class Tracking(Observer):
     """Hands what the loop observes to trackers: `train/loss`, `train/lr`, ... and `evaluation/ap50`, ...
 
     Args:
@@ -106,7 +104,7 @@ class Tracking:
                 raise UsageError(f"unknown tracker {name!r}{did_you_mean(name, TRACKERS)}")
         self.writers: list[Writer] = [TRACKERS[name](folder, config, first_step) for name in dict.fromkeys(names)]
 
-    def on_step(self, record: "StepRecord") -> None:
+    def on_step(self, record: StepRecord) -> None:
         figures = {**record.losses, "lr": record.lr, "grad_norm": record.grad_norm}
         if record.seconds > 0:
             figures |= {"examples_per_second": record.examples / record.seconds}
@@ -118,10 +116,7 @@ class Tracking:
     def on_evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         self._write(step, "evaluation", figures)
 
-    def on_note(self, text: str) -> None:
-        """Trackers take numbers."""
-
-    def on_end(self, summary: Any) -> None:
+    def on_end(self, summary: Summary) -> None:
         for writer in self.writers:
             writer.close()
 
