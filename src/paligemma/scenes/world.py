@@ -26,9 +26,9 @@ SIZES = ((0.22, 0.5), (0.2, 0.46), (0.19, 0.38), (0.18, 0.33))  # from and to, b
 GAP = 0.015  # of the side, between things and to the edge
 MIN_ORDER = 0.075  # horizontal centres differ at least by this, so that the order is defined
 TWIN = 0.4  # probability of one more of a kind that is there
-OCCLUSION = 0.15  # probability of one thing partly in front of another, where there are two
+OCCLUSION = 0.2  # probability of one thing partly in front of another, where there are two
 HIDDEN = (0.06, 0.3)  # share that may be hidden by the plan; the picture's pixels differ a little
-WORD = 0.2  # probability of a printed word beside things
+WORD = 0.3  # probability of a printed word beside things, where there is room: in a fifth of the pictures
 COARSE_PX = 96  # the size at which plans are checked
 TRIES = 24
 SHRINK = 0.88  # for a thing that finds no room, twice at most
@@ -230,10 +230,9 @@ def _in_front(rng: random.Random, thing: Planned, behind: Planned, centers: list
         seen = back & ~_coarse(placed)
         if not HIDDEN[0] <= 1 - seen.sum() / back.sum() <= HIDDEN[1]:
             continue
-        columns = np.flatnonzero(seen.any(axis=0))
-        center = float(columns[0] + columns[-1] + 1) / 2 / COARSE_PX
-        if abs(x + thing.width / 2 - center) > MIN_ORDER:
-            centers[0] = center
+        _, x0, _, x1 = mask_box(seen)
+        if abs(x + thing.width / 2 - (x0 + x1) / 2) > MIN_ORDER:
+            centers[0] = (x0 + x1) / 2
             return placed
     return None
 
