@@ -40,8 +40,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_HEAD = "lm_head.weight"
-_EMBEDDING = "language_model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+EMBEDDING = "language_model.embed_tokens.weight"
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|position_ids)$")  # constants that old files carry along
 _VISION_NAMES = (
     ("patch_embedding.", "embeddings.patch_embedding."),
@@ -74,18 +74,18 @@ def hf_key(name: str, post_norms: bool, layout: str = "hub") -> str:
     return text + ".".join([_NORMS[post_norms].get(part, part) for part in path] + [leaf])
 
 
-def _normalise(key: str) -> str:
+def normalise(key: str) -> str:
     """The key without what the layouts disagree about."""
     key = key.removeprefix("model.")
     key = key.replace("vision_tower.vision_model.", "vision_tower.", 1)
     key = key.replace("language_model.model.", "language_model.", 1)
-    return _HEAD if key == f"language_model.{_HEAD}" else key
+    return HEAD if key == f"language_model.{HEAD}" else key
 
 
 def resemblance(shapes: dict[str, Shape]) -> str | None:
     """The published model with these shapes, whatever the layout of their keys."""
-    shapes = {_normalise(key): shape for key, shape in shapes.items()}
-    embedding = shapes.get(_EMBEDDING, ())
+    shapes = {normalise(key): shape for key, shape in shapes.items()}
+    embedding = shapes.get(EMBEDDING, ())
     position = shapes.get("vision_tower.embeddings.position_embedding.weight", ())
     patch = shapes.get("vision_tower.embeddings.patch_embedding.weight", ())
     if (len(embedding), len(position), len(patch)) != (2, 2, 4):
@@ -111,19 +111,19 @@ class HFTensors:
 
     def __post_init__(self) -> None:
         post_norms = self.config.text.post_norms
-        ours = {_normalise(hf_key(name, post_norms)): name for name in parameter_shapes(self.config)}
+        ours = {normalise(hf_key(name, post_norms)): name for name in parameter_shapes(self.config)}
         found: dict[str, str] = {}
         for key in self.files.entries:
-            name = _normalise(key)
+            name = normalise(key)
             if name in found:
                 raise CheckpointError(
                     f"{self.where} holds both {found[name]} and {key}, the same tensor; keep one of them"
                 )
             if not _BUFFERS.search(key):
                 found[name] = key
-        head = found.pop(_HEAD, None)
+        head = found.pop(HEAD, None)
         if head is not None:
-            embedding = found.setdefault(_normalise(hf_key(_EMBEDDING, post_norms)), head)
+            embedding = found.setdefault(normalise(hf_key(EMBEDDING, post_norms)), head)
             self._check_tied(head, embedding)
         self.keys = {name: found.pop(normal) for normal, name in ours.items() if normal in found}
         self.unknown = sorted(found.values())
@@ -210,7 +210,7 @@ def write_hf(
     padded, token = padded_for_image_token(config, image_token_id)
     names = {hf_key(name, config.text.post_norms, layout): name for name in parameter_shapes(config)}
     shapes = {key: source.shapes[name] for key, name in names.items()}
-    embedding = hf_key(_EMBEDDING, config.text.post_norms, layout)
+    embedding = hf_key(EMBEDDING, config.text.post_norms, layout)
     shapes[embedding] = (padded.text.embedding_rows, padded.text.width)
 
     def read(key: str) -> Tensor:

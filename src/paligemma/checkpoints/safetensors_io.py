@@ -287,9 +287,11 @@ def _split(shapes: dict[str, Shape], dtype: torch.dtype, shard_bytes: int) -> It
     yield shard
 
 
-def write_file(path: Path, shapes: dict[str, Shape], dtype: torch.dtype, read: ReadTensor) -> None:
-    """One safetensors file, streamed."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def write_file(
+    path: Path, shapes: dict[str, Shape], dtype: torch.dtype, read: ReadTensor, metadata: dict[str, str] | None = None
+) -> None:
+    """One safetensors file, streamed; `metadata` are words for its header."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for key, shape in shapes.items():
         start, end = end, end + math.prod(shape) * dtype.itemsize

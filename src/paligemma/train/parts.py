@@ -84,6 +84,11 @@ class Parts:
         """Numbers of the base and of the adapters."""
         return sum(self.sizes.values()) + sum(row.count for row in self.rows if row.how != "full")
 
+    @property
+    def in_full(self) -> tuple[str, ...]:
+        """Names of the parameters that move themselves."""
+        return tuple(row.name for row in self.rows if row.how == "full")
+
     def of(self, part: str) -> int:
         """Trained numbers of one of `TOWERS`."""
         return sum(row.count for row in self.rows if row.name.split(".")[0] == TOWERS[part])
