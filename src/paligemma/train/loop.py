@@ -11,7 +11,7 @@ progress (`report`).
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from paligemma.train.objective import Objective, StepStream, seed_step
 from paligemma.train.optim import Average, Group, Optimizer, parameter_groups
 from paligemma.train.process import Stopped, peak_memory, repeatable, signals_heard
 from paligemma.train.records import Best, Observer, Progress, StepRecord, Summary
+from paligemma.train.sets import Restored
 from paligemma.train.snapshot import restore, snapshot, trained
 from paligemma.train.streams import Loader
 
@@ -37,20 +38,14 @@ RECENT = 50  # steps whose pace makes the estimate
 LOWER_IS_BETTER = ("loss", "error", "distance", "perplexity")
 
 
-class Set(Protocol):
-    """A checkpoint set: what `Sets.save` was given."""
-
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
-
-
 class Sets(Protocol):
-    """Where checkpoint sets are kept; only the main process asks it."""
+    """Where checkpoint sets are kept, asked in the main process only; `state.RunState` is one."""
 
-    def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Any: ...
+    def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> object:
+        """Keeps a set."""
 
-    def load_last(self) -> Any:
-        """The newest good `Set`, or None."""
+    def load_last(self) -> Restored | None:
+        """The newest good one."""
 
 
 class Trainer:
@@ -65,7 +60,7 @@ class Trainer:
         state: where sets are kept; without, nothing is saved and nothing resumed.
         export: "best" or "last": writes the model as it is at that moment; called in every process.
         facts: kept in every set beside the progress.
-        accept: is shown the facts of the set a run is resumed from; raises where they forbid it.
+        accept: is shown the set a run is resumed from; raises where that must not be.
         parallel: processes and device; default this process alone, on the CPU.
         bad_steps: folder for batches without a usable gradient.
     """
@@ -78,7 +73,7 @@ class Trainer:
         state: Sets | None = None,
         export: Callable[[str], None] | None = None,
         facts: dict[str, Any] | None = None,
-        accept: Callable[[dict[str, Any]], None] | None = None,
+        accept: Callable[[Restored], None] | None = None,
         parallel: Parallel | None = None,
         bad_steps: Path | None = None,
     ):  # fmt: skip
@@ -305,16 +300,16 @@ class Trainer:
             found = state.load_last()
             if found is None:
                 return None
+            if self.accept is not None:
+                self.accept(found)
             tensors.update(found.tensors)
-            return found.facts
+            return found.facts["progress"]
 
-        facts = self.parallel.on_main(read)
-        if facts is None:
+        progress = self.parallel.on_main(read)
+        if progress is None:
             return
-        if self.accept is not None:
-            self.accept(facts)
         restore(self.parallel, tensors, self.objective, self.optimizer.torch, self._averages)
-        self.progress = Progress.from_dict(facts["progress"])
+        self.progress = Progress.from_dict(progress)
         self.resumed = self._saved_step = self.progress.step
         self.note(f"resumed after step {self.resumed}")
 

@@ -1,0 +1,154 @@
+"""Where a run begins: the model its config names, at the resolution it names, and what belongs to that model.
+
+    nano, paligemma2-3b-pt-224, runs/first/last     weights of that model
+    scratch:paligemma2-3b-pt-224, scratch:folder    random weights of its architecture, with its tokenizer
+
+Another resolution than the model's own resamples its position table, as the reference does from stage to stage. Not
+done here: what is frozen and adapted (`parts`).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from paligemma.checkpoints import find_codec, resolve
+from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
+from paligemma.checkpoints.load import build_model, open_checkpoint
+from paligemma.checkpoints.tensors import common_dtype
+from paligemma.config import VARIANTS, Config
+from paligemma.errors import CheckpointError, UnavailableError
+from paligemma.model import PaliGemmaModel, resample_positions
+from paligemma.processor import Processor
+from paligemma.tokenizer import Tokenizer
+from paligemma.train.config import TrainConfig
+from paligemma.train.scratch import initialise
+
+SCRATCH = "scratch:"
+_POSITIONS = "vision_tower.position_embedding"
+# The filter a file calls bilinear is Pillow's, which averages as it shrinks; `pixels` knows that of TensorFlow too.
+_RESIZE = {"bilinear": "bilinear-antialias"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A model on the CPU and what its files say.
+
+    Attributes:
+        dtype: of its file, and of what will be written.
+        image_token_id: of `<image>` in its tokenizer, None where not told.
+        tokenizer_path: what holds its tokenizer. codec_path: its mask codec, None where there is none.
+    """
+
+    model: PaliGemmaModel
+    processor: Processor
+    dtype: torch.dtype
+    image: ImageSettings
+    image_token_id: int | None
+    tokenizer_path: Path
+    codec_path: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A model that is on this machine, before its weights are read."""
+
+    path: Path
+    config: Config
+    image: ImageSettings
+    image_token_id: int | None
+    tokenizer_path: Path
+
+
+def begin(config: TrainConfig, *, frozen_float32: bool = False) -> Start:
+    """The model a run starts with, on the CPU; nothing is frozen yet.
+
+    Weights are float32, unless most of them will stay frozen under adapters: then the type of their file, if that has
+    float32's range.
+
+    Args:
+        frozen_float32: float32 for those too.
+
+    Raises:
+        UnavailableError: the model or its tokenizer is not on this machine. CheckpointError: damaged.
+        UsageError: no such resolution.
+    """
+    scratch = config.model.startswith(SCRATCH)
+    found = _find_architecture(config) if scratch else _find(config.model)
+    wanted = found.config.at_resolution(config.image_size_px or found.config.vision.image_size_px)
+    tokenizer = Tokenizer.load(found.tokenizer_path)
+    if tokenizer.vocab_size > wanted.text.embedding_rows:
+        raise CheckpointError(
+            f"the tokenizer at {found.tokenizer_path} has {tokenizer.vocab_size} ids, but the model only "
+            f"{wanted.text.embedding_rows} rows; use the tokenizer that belongs to this model"
+        )
+    if scratch:
+        model, dtype = from_nothing(wanted, config.seed, tokenizer.loc_start), torch.float32
+    else:
+        opened = open_checkpoint(found.path)
+        dtype = common_dtype(opened.tensors)
+        keeps = config.lora is not None and not frozen_float32 and config.precision == "bf16"
+        model = build_model(opened, dtype if keeps and dtype != torch.float16 else torch.float32)
+        model = at_resolution(model, wanted)
+    vision = wanted.vision
+    image = replace(found.image, size_px=vision.image_size_px)
+    processor = Processor(
+        tokenizer, image_size_px=vision.image_size_px, num_image_tokens=vision.num_image_tokens,
+        resize=_RESIZE.get(image.resize, image.resize),
+    )  # fmt: skip
+    return Start(
+        model=model, processor=processor, dtype=dtype, image=image, image_token_id=found.image_token_id,
+        tokenizer_path=found.tokenizer_path, codec_path=find_codec(found.path),
+    )  # fmt: skip
+
+
+def from_nothing(config: Config, seed: int, first_location: int) -> PaliGemmaModel:
+    """Random weights of an architecture, a function of the seed alone."""
+    model = PaliGemmaModel(config)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)  # torch draws them too
+    initialise(model, seed=seed, first_location=first_location)
+    return model
+
+
+def at_resolution(model: PaliGemmaModel, config: Config) -> PaliGemmaModel:
+    """The same weights in `config`, which differs in nothing but the resolution; the position table is resampled."""
+    if config == model.config:
+        return model
+    weights = model.state_dict()
+    weights[_POSITIONS] = resample_positions(weights[_POSITIONS], config.vision.grid_size)
+    with torch.device("meta"):
+        resized = PaliGemmaModel(config)
+    resized.load_state_dict(weights, strict=True, assign=True)
+    return resized
+
+
+def _find(name: str) -> _Found:
+    opened = open_checkpoint(resolve(name))
+    if opened.tokenizer_path is None:
+        raise UnavailableError(
+            f"{opened.path} comes without a tokenizer; put tokenizer.json or tokenizer.model beside it"
+        )
+    return _Found(
+        path=opened.path, config=opened.config, image=opened.image, image_token_id=opened.image_token_id,
+        tokenizer_path=opened.tokenizer_path,
+    )  # fmt: skip
+
+
+def _find_architecture(config: TrainConfig) -> _Found:
+    """What `scratch:NAME` means: a model on this machine, or a folder with config.json and tokenizer but no weights."""
+    name = config.model.removeprefix(SCRATCH)
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        found = _find(name)  # also for published names: the tokenizer has to come from there
+        published = VARIANTS.get(name.removeprefix("google/"))
+        return found if published is None else replace(found, config=published.config)
+    architecture, image_token_id = read_config(folder / "config.json")
+    if not any((folder / one).is_file() for one in ("tokenizer.json", "tokenizer.model")):
+        raise UnavailableError(f"{folder} has no tokenizer; put tokenizer.json or tokenizer.model there")
+    return _Found(
+        path=folder, config=architecture, image=read_image_settings(folder, architecture),
+        image_token_id=image_token_id, tokenizer_path=folder,
+    )  # fmt: skip
