@@ -25,8 +25,8 @@ def objective(per: str = "example") -> PackedObjective:
     return PackedObjective(draw_model(MODEL_CONFIG), LossConfig(per=per))
 
 
-def alone(question: tuple[str, str], picture: int = 0) -> float:
-    batch = pack(PROCESSOR, [PICTURES[picture]], [[question]])
+def packed(questions: list[tuple[str, str]], picture: int = 0) -> float:
+    batch = pack(PROCESSOR, [PICTURES[picture]], [questions])
     with torch.no_grad():
         return float(objective()(batch)["loss"])
 
@@ -47,17 +47,28 @@ def test_a_row_holds_the_picture_once_and_every_question() -> None:
     assert batch.mask_input.sum(1).tolist() == [int((batch.tokens[0] != 0).sum()), int((batch.tokens[1] != 0).sum())]
 
 
-def test_the_loss_is_the_sum_of_what_each_question_alone_gives() -> None:
+def test_the_loss_is_the_sum_over_questions_that_know_nothing_of_one_another() -> None:
     batch = pack(PROCESSOR, PICTURES, [QUESTIONS, QUESTIONS[:2]])
     trained = objective()
     with torch.no_grad():
         together = float(trained(batch)["loss"])
-    apart = sum(alone(question) for question in QUESTIONS) + sum(alone(question, 1) for question in QUESTIONS[:2])
+    apart = sum(packed([question] * 2) / 2 for question in QUESTIONS)
+    apart += sum(packed([question] * 3, 1) / 3 for question in QUESTIONS[:2])
     assert together == pytest.approx(apart, rel=1e-5)
     assert trained.weight(batch) == 5
 
 
-def test_one_question_alone_is_the_prefix_lm_but_for_the_picture_not_seeing_it() -> None:
+def test_one_question_alone_is_the_ordinary_row() -> None:
+    question = QUESTIONS[1]
+    row = PROCESSOR.collate([PROCESSOR.encode(PICTURES[0], *question, allow=frozenset({"locations"}))], side="right")
+    trained = objective()
+    with torch.no_grad():
+        hidden = trained.model.hidden(row.tokens, row.pixels, row.mask_ar, row.mask_input)
+        want = float(trained.suffix(hidden, row.tokens, row.mask_loss))
+    assert packed([question]) == pytest.approx(want, rel=1e-5)
+
+
+def test_among_others_the_picture_does_not_see_the_question() -> None:
     question = QUESTIONS[1]
     row = PROCESSOR.collate([PROCESSOR.encode(PICTURES[0], *question, allow=frozenset({"locations"}))], side="right")
     trained = objective()
@@ -67,7 +78,8 @@ def test_one_question_alone_is_the_prefix_lm_but_for_the_picture_not_seeing_it()
     with torch.no_grad():
         hidden = model.decode(model.embed(row.tokens, model.encode_images(row.pixels)), mask)
         want = float(trained.suffix(hidden, row.tokens, row.mask_loss))
-    assert alone(question) == pytest.approx(want, rel=1e-5)
+    assert packed([question] * 2) / 2 == pytest.approx(want, rel=1e-5)
+    assert abs(packed([question]) - want) > 1e-4
 
 
 def test_no_position_sees_what_comes_later_or_another_question() -> None:

@@ -3,9 +3,9 @@
     tokens    [image slots][bos prefix \\n suffix eos][bos prefix \\n suffix eos]...[padding]
     segment    0 ......... 1 ....................... 2 .......................
 
-Six questions cost two to three times as much as one, not six times. The price: the picture's tokens do not see the
-question, as they do when the model answers. So this is for pre-training of small models; what ends a training is
-unpacked (docs/decisions/0013).
+Eight questions cost about twice as much as one, not eight times. The price: the picture's tokens do not see the
+questions, as they see the one question when the model answers. So a share of the pictures is asked one question only:
+such a row is the ordinary prefix-LM row. For pre-training of small models (docs/decisions/0013).
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class PackedBatch(Batch):
 def pack(
     processor: Processor, pictures: "Sequence[Image.Image]", questions: Sequence[Sequence[tuple[str, str]]]
 ) -> PackedBatch:
-    """One row per picture with all its (prefix, suffix) pairs.
+    """One row per picture with all its (prefix, suffix) pairs; a picture with one pair sees it, as everywhere else.
 
     Raises:
         UsageError: a picture without questions, or as many lists of questions as there are no pictures.
@@ -79,7 +79,8 @@ def _row(processor: Processor, asked: list[tuple[str, str]]) -> Tensor:
     tokenizer, slots = processor.tokenizer, processor.num_image_tokens
     place = torch.arange(slots)
     nothing = torch.zeros_like(place)
-    parts = [torch.stack((nothing + IMAGE_SLOT, nothing, nothing, nothing, place, nothing + 1))]
+    shared = nothing if len(asked) > 1 else nothing + 1
+    parts = [torch.stack((nothing + IMAGE_SLOT, nothing, nothing, shared, place, nothing + 1))]
     for number, (prefix, suffix) in enumerate(asked, 1):
         allow = frozenset({LOCATIONS}) if "<loc" in prefix + suffix else frozenset[str]()
         before = processor.prompt_ids(prefix, allow=allow)

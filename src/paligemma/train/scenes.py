@@ -33,6 +33,7 @@ class ScenePlan:
     Attributes:
         pictures: of one step over all processes; `micro` of them at a time.
         questions: about each picture; 0 for the truth about patches alone.
+        alone: share of the micro-batches whose pictures are asked one question, as the model will be asked.
         zoomed: share of pictures that are a window of one of twice the size (stage 0 only).
         kinds: shares of kinds of scenes; default the world's own.
         asked: shares of kinds of questions; default those of `scenes.language`.
@@ -41,7 +42,8 @@ class ScenePlan:
 
     pictures: int = 64
     micro: int = 32
-    questions: int = 6
+    questions: int = 8
+    alone: float = 0.0
     zoomed: float = 0.0
     kinds: Mapping[str, float] | None = None
     asked: Mapping[str, float] | None = None
@@ -69,7 +71,7 @@ class SceneStream:
         if seeds[-1] >= HELD_OUT:
             raise OverflowError("the scenes to train on are used up")
         parts = [seeds[start : start + self.plan.micro] for start in range(0, len(seeds), self.plan.micro)]
-        return [self._seen(part) if not self.plan.questions else self._packed(part) for part in parts]
+        return [self._seen(part) if not self.plan.questions else self._packed(part, step) for part in parts]
 
     def _scene(self, seed: int, size_px: int) -> Scene:
         kinds = self.plan.kinds
@@ -95,20 +97,20 @@ class SceneStream:
         window = scene.image.crop((left, top, left + side, top + side))
         return window, patch_truth(scene, ZOOM * grid).window(row, column, grid)
 
-    def _packed(self, seeds: Sequence[int]) -> SeenAndPacked:
+    def _packed(self, seeds: Sequence[int], step: int) -> SeenAndPacked:
         side, grid = self.processor.image_size_px, round(self.processor.num_image_tokens**0.5)
         scenes = [self._scene(seed, side) for seed in seeds]
-        questions = [self._questions(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)]
+        alone = random.Random(f"alone {step} {seeds[0]}").random() < self.plan.alone
+        count = 1 if alone else self.plan.questions
+        questions = [self._questions(scene, seed, count) for scene, seed in zip(scenes, seeds, strict=True)]
         rows = pack(self.processor, [scene.image for scene in scenes], questions)
         patches = PatchBatch.of([patch_truth(scene, grid) for scene in scenes])
         return SeenAndPacked(**vars(rows), patches=patches)
 
-    def _questions(self, scene: Scene, seed: int) -> list[tuple[str, str]]:
+    def _questions(self, scene: Scene, seed: int, count: int) -> list[tuple[str, str]]:
         plan = self.plan
         spell = None if self.codec is None else partial(mask_tokens, self.codec)
-        asked = asks(
-            scene, random.Random(~seed), plan.questions, kinds=plan.asked, languages=plan.languages, mask_tokens=spell
-        )
+        asked = asks(scene, random.Random(~seed), count, kinds=plan.asked, languages=plan.languages, mask_tokens=spell)
         return [(ask.prefix, ask.suffix) for ask in asked]
 
 
