@@ -37,6 +37,7 @@ SHARES: dict[str, Weights] = {  # of the kinds of questions, by kind of scene
 }
 CLIP_SHARES: Weights = {"caption": 0.5, "motion": 0.5}
 
+SIDES = ("left", "right", "above", "below")
 SIDEWAYS, UPRIGHT = 0.1, 0.14  # smallest distance of centres for `left of` and for `above`
 BIGGER = 1.6  # smallest ratio of areas for `bigger`
 MOSTLY_VISIBLE = 0.1  # largest hidden share of a thing whose size is asked
@@ -277,24 +278,26 @@ def is_side(side: str, a: Thing, b: Thing) -> bool | None:
 
 def _relation(scene: Scene, rng: random.Random, language: str) -> Ask | None:
     """`is the cat left of the dog?`, or `what is left of the dog?` where one thing is."""
+    which: list[tuple[str, Thing, Thing]] = []  # side, anchor, the only thing there
+    whether: list[tuple[str, Thing, Thing, bool]] = []
     singles = _singles(scene)
-    if not singles or len(scene.things) < 2:
-        return None
-    side, anchor = rng.choice(("left", "right", "above", "below")), rng.choice(singles)
-    others = [thing for thing in scene.things if thing is not anchor]
-    sides = [is_side(side, thing, anchor) for thing in others]
-    if rng.random() < 0.4:
-        if None in sides or sum(map(bool, sides)) != 1:
-            return None
+    for anchor in singles:
+        others = [thing for thing in scene.things if thing is not anchor]
+        for side in SIDES:
+            found = [is_side(side, thing, anchor) for thing in others]
+            pairs = list(zip(others, found, strict=True))
+            whether += [(side, anchor, thing, sure) for thing, sure in pairs if sure is not None and thing in singles]
+            if None not in found and sum(map(bool, found)) == 1:
+                which.append((side, anchor, others[found.index(True)]))
+    if which and (not whether or rng.random() < 0.4):
+        side, anchor, thing = rng.choice(which)
         question = phrase(f"what {side}", language, y=forms(anchor.label, language))
-        return _answer("relation", language, question, forms(others[sides.index(True)].label, language).one)
-    sure = [(thing, found) for thing, found in zip(others, sides, strict=True) if found is not None]
-    sure = [(thing, found) for thing, found in sure if thing in singles]
-    if not sure:
+        return _answer("relation", language, question, forms(thing.label, language).one)
+    if not whether:
         return None
-    thing, found = rng.choice(sure)
+    side, anchor, thing, holds = rng.choice(whether)
     question = phrase(f"is {side}", language, x=forms(thing.label, language), y=forms(anchor.label, language))
-    return _answer("relation", language, question, _yes(language, found))
+    return _answer("relation", language, question, _yes(language, holds))
 
 
 def area(thing: Thing) -> float:
