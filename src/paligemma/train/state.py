@@ -61,7 +61,7 @@ class RunState:
         if keep < MIN_KEEP:
             raise UsageError(f"keep={keep} leaves no set to fall back on; give {MIN_KEEP} or more")
         self.out, self.keep = Path(out), keep
-        self.environment = environment(device, world)
+        self.device, self.world = torch.device(device), world
         self.files = files or Files()
         self.note = note or _say
         self.safe_step: int | None = None
@@ -115,17 +115,20 @@ class RunState:
             draft, target = self._names(step)
             self._clear(draft)
             self.files.make_directory(draft)
-            write_set(
-                self.files, draft, step=step, tensors=tensors, facts=facts, environment=self.environment, logs=logs
-            )
+            here = environment(self.device, self.world)
+            write_set(self.files, draft, step=step, tensors=tensors, facts=facts, environment=here, logs=logs)
             self.files.replace(draft, target)
-            self.files.sync_directory(target.parent)
-            check_set(target)
+            try:
+                self.files.sync_directory(target.parent)
+                check_set(target)
+            except (OSError, CheckpointError):
+                self.files.replace(target, draft)  # whether it is on the disk is not known: it counts for nothing
+                raise
             return target
 
         folder = self._twice(f"step {step} could not be saved", write)
         self.safe_step = step
-        self._prune()
+        self._prune([*self._sets()[self.keep :], *(self.out / SETS).glob("damaged-*")])
         return folder
 
     def load_last(self) -> Restored | None:
@@ -150,6 +153,7 @@ class RunState:
                     self.note(f"DAMAGED SET {told}; moved aside, going on from step {restored.step} instead")
                 self._cut_logs(restored.logs)
             self.safe_step = restored.step
+            self._prune(self._sets()[self.keep :])
             return restored
         if damaged:
             raise CheckpointError(
@@ -198,10 +202,9 @@ class RunState:
             name = f"step-{step:08d}-{number}"
         return self.out / SETS / f".{name}", self.out / SETS / name
 
-    def _prune(self) -> None:
-        """Removes sets beyond `keep`, and those that were moved aside. A failure costs room only, and is told."""
-        damaged = sorted((self.out / SETS).glob("damaged-*"))
-        for folder in [*self._sets()[self.keep :], *damaged]:
+    def _prune(self, folders: list[Path]) -> None:
+        """Removes sets nobody needs, now that the newest was verified. A failure costs room only, and is told."""
+        for folder in folders:
             try:
                 hidden = folder.with_name(f".{folder.name}.old")
                 self.files.replace(folder, hidden)
