@@ -1,6 +1,6 @@
 """Trains the mask codec of the bundled model on drawn objects and random shapes: a VQ-VAE with a running codebook.
 
-`python -m tools.nano masks --steps 6000` writes `mask_codec.npz` and prints how well held-out masks come back.
+`python -m tools.nano masks --steps 4000` writes `mask_codec.npz` and prints how well held-out masks come back.
 Source of the recipe: Ning et al., All in Tokens (arXiv 2301.02229): squared error, commitment 0.25, decay 0.99.
 """
 
@@ -20,12 +20,12 @@ from torch import Tensor
 from paligemma.checkpoints.mask_codec import save_codec
 from paligemma.model import MaskCodec, MaskCodecConfig
 from paligemma.model.mask_codec import MASK_SIDE
-from paligemma.scenes.first import LABELS
-from paligemma.scenes.first.drawings import OPAQUE, draw
+from paligemma.scenes import draw_scene
+from paligemma.tasks.masks import crop_region
 
 CONFIG = MaskCodecConfig(embedding_dim=64, encoder_widths=(12, 24, 48, 48), decoder_widths=(48, 48, 32, 16, 12))
 COMMITMENT, DECAY = 0.25, 0.99
-SHARE_OF_DRAWINGS = 0.65
+SHARE_OF_DRAWINGS = 0.8
 HELD_OUT = 1_000_000_000
 
 
@@ -33,9 +33,10 @@ def mask_of(seed: int) -> NDArray[np.uint8]:
     """uint8[64, 64] in 0..255: one object cut at its box, as the codec sees it."""
     rng = random.Random(seed)
     if rng.random() < SHARE_OF_DRAWINGS:
-        height_px = rng.uniform(0.15, 0.48) * rng.choice((112, 112, 112, 224, 448))
-        picture = draw(rng.choice(LABELS), height_px, (128, 128, 128), rng.uniform(0.8, 1.25), rng.random() < 0.5)
-        mask = picture.getchannel("A").point(lambda a: 255 if a >= OPAQUE else 0)
+        thing = rng.choice(draw_scene(seed, rng.choice((112, 224, 224, 448)), "objects").things)
+        side = len(thing.mask)
+        top, left, bottom, right = crop_region(thing.box, (side, side))
+        mask = Image.fromarray(thing.mask[top:bottom, left:right].astype(np.uint8) * 255)
     else:
         mask = _shapes(rng)
     return np.asarray(mask.resize((MASK_SIDE, MASK_SIDE), Image.Resampling.BILINEAR))
