@@ -70,7 +70,8 @@ def write(entries: Iterable[Entry], writing: Writing) -> None:
     splits = by_split(entries)
     for split, pictures in splits.items():
         with whole_file(writing.file(split, ".jsonl", len(splits))) as file:
-            for picture in map(labelled, pictures):
+            for entry in pictures:
+                picture = labelled(entry, crowds=True)
                 boxes = [_plain(box, picture.size_px) for box in picture.boxes]
                 row = {"image": writing.picture(picture.path), "boxes": boxes}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -154,11 +154,12 @@ def write(entries: Iterable[Entry], writing: Writing) -> None:
     """`train.json`, `valid.json`, `test.json`; categories and ids count from 1."""
     splits = by_split(entries)
     for pictures in splits.values():
-        writing.classes.numbers(box.label for picture in map(labelled, pictures) for box in picture.boxes)
+        writing.classes.numbers(box.label for entry in pictures for box in labelled(entry, crowds=True).boxes)
     for split, pictures in splits.items():
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for image_id, picture in enumerate(map(labelled, pictures), 1):
+        for image_id, entry in enumerate(pictures, 1):
+            picture = labelled(entry, crowds=True)
             width, height = picture.size_px
             name = writing.picture(picture.path)
             images.append({"id": image_id, "file_name": name, "width": width, "height": height})

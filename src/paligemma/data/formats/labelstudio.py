@@ -242,7 +242,7 @@ def _region(box: TrueBox, size: tuple[int, int]) -> tuple[str, str, dict[str, An
         points = [[_percent(x, width), _percent(y, height)] for x, y in zip(ring[::2], ring[1::2], strict=True)]
         return POLYGON, "polygonlabels", {"points": points, "closed": True}
     mask = box.mask(size)
-    if mask is not None:
+    if mask is not None and mask.area_px:
         return BRUSH, "brushlabels", {"format": "rle", "rle": brush_runs(mask)}
     left, top, right, bottom = box.xyxy
     place = {"x": _percent(left, width), "y": _percent(top, height), "width": _percent(right - left, width),

@@ -149,7 +149,7 @@ def write(entries: Iterable[Entry], writing: Writing) -> None:
         InputError: an object without a mask.
     """
     for split, pictures in by_split(entries).items():
-        folder(writing.folder / split / MASKS)
+        writing.written.append(folder(writing.folder / split / MASKS))
         for picture in map(labelled, pictures):
             placed = Path(writing.picture(picture.path, f"{split}/images", always=True))
             for number, box in enumerate(picture.boxes, 1):

@@ -26,6 +26,7 @@ from paligemma.results import rle
 PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm".split())
 SPLITS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid",
           "dev": "valid", "test": "test", "testing": "test"}  # fmt: skip
+REJECTS = "rejects.jsonl"  # what was left out of a data set, see `writing.write_rejects`
 TOLD = 10  # problems that are told one by one
 SLACK_PX, SLACK_SHARE = 2.0, 0.01  # how far a box may leave its picture and is cut; farther is wrong
 _FAR = 1e7
@@ -334,7 +335,7 @@ def label_files(path: Path, suffixes: Sequence[str], prefer: str = "") -> list[t
 def _files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return sorted(
         file for file in folder.iterdir()
-        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in suffixes and not file.name.startswith((".", REJECTS)) and file.is_file()
     )  # fmt: skip
 
 

@@ -6,15 +6,17 @@ whole, and no file names a picture outside.
 """
 
 import filecmp
+import json
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from paligemma.data.formats.reading import Entry
+from paligemma.data.formats.reading import Entry, Problem
 from paligemma.data.labelled import LabelledImage
 from paligemma.errors import InputError, ResourceError, UsageError
-from paligemma.results.files import folder, told
+from paligemma.results.files import folder, told, writing
 from paligemma.results.labels import Classes
 
 UNSPLIT = "train"  # where entries go whose data does not say
@@ -59,31 +61,26 @@ class Writing:
         self.written.append(path)
         return path
 
-    def picture(
-        self, picture: Path, subfolder: str = "images", *, always: bool = False, root: Path | None = None
-    ) -> str:
+    def picture(self, picture: Path, subfolder: str = "images", *, always: bool = False) -> str:
         """The name of a picture seen from the output's folder, with `/`.
 
         Args:
             subfolder: where pictures from elsewhere go.
-            always: pictures from below the output's folder go there too, each under a stem of its own.
-            root: the folder below which the picture's place is kept in its name.
+            always: pictures from below the output's folder go there too, and each call gets a stem of its own.
 
         Raises:
             InputError: it is not there. ResourceError: it cannot be linked or copied.
         """
+        if always:
+            return self._put(picture, subfolder)
         if picture not in self._places:
             real, base = Path(os.path.realpath(picture)), Path(os.path.realpath(self.folder))
-            if real.is_relative_to(base) and not always:
-                self._places[picture] = real.relative_to(base).as_posix()
-            else:
-                self._places[picture] = self._put(picture, subfolder, root)
+            inside = real.is_relative_to(base)
+            self._places[picture] = real.relative_to(base).as_posix() if inside else self._put(picture, subfolder)
         return self._places[picture]
 
-    def _put(self, picture: Path, subfolder: str, root: Path | None) -> str:
-        inside = picture.relative_to(root) if root is not None and picture.is_relative_to(root) else Path(picture.name)
-        parts = [part for part in inside.parts if part not in ("..", os.sep)]
-        wanted = PurePosixPath(subfolder, *parts)
+    def _put(self, picture: Path, subfolder: str) -> str:
+        wanted = PurePosixPath(subfolder, picture.name)
         number = 1
         while True:
             name = wanted if number == 1 else wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
@@ -118,6 +115,14 @@ def _bring(picture: Path, target: Path, copy: bool) -> None:
         ) from error
 
 
+def write_rejects(problems: Iterable[Problem], file: Path) -> Path:
+    """One JSON object a line, `{"where": ..., "why": ...}`, of everything that was left out."""
+    with writing(file) as stream:
+        for problem in problems:
+            stream.write(json.dumps({"where": problem.where, "why": problem.why}, ensure_ascii=False) + "\n")
+    return file
+
+
 def by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     """Entries of each split, splits in the order train, valid, test; those without one are `UNSPLIT`'s."""
     found: dict[str, list[Entry]] = {}
@@ -127,8 +132,8 @@ def by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     return dict(sorted(found.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order)))
 
 
-def labelled(entry: Entry) -> LabelledImage:
-    """The labelled picture of an entry.
+def labelled(entry: Entry, *, crowds: bool = False) -> LabelledImage:
+    """The labelled picture of an entry, without crowds unless a format can mark them.
 
     Raises:
         UsageError: it is a row of text.
@@ -137,4 +142,6 @@ def labelled(entry: Entry) -> LabelledImage:
         raise UsageError(
             f"{entry.item.id} is a row of text, expected a picture with boxes; this format holds boxes only"
         )
-    return entry.item
+    if crowds:
+        return entry.item
+    return replace(entry.item, boxes=tuple(box for box in entry.item.boxes if not box.crowd))
