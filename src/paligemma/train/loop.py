@@ -227,8 +227,8 @@ class Trainer:
         if self.progress.bad_in_a_row >= MAX_BAD_STEPS:
             raise DivergedError(
                 f"{MAX_BAD_STEPS} steps in a row up to step {record.step} gave no usable gradient ({found}), expected "
-                f"finite numbers; the last good set is kept, so look at the last batch{where}, lower optim.lr or "
-                "lengthen optim.warmup, and go on from the set"
+                f"finite numbers; the last good set is kept, so look at the last batch{where}, then train anew with a "
+                "lower optim.lr or a longer optim.warmup"
             )
 
     # --- evaluation -------------------------------------------------------------------------------------------------
