@@ -132,7 +132,10 @@ def test_lists_sorted_within_each_label_stay_so():
     [
         ("answer en where is the cat?", "left of the dog", "right of the dog"),
         ("answer en what is left of the dog?", "a cat", "a cat"),
-        ("detect left cat", "<loc0100><loc0200><loc0300><loc0400> left cat", "<loc0100><loc0623><loc0300><loc0823> right cat"),
+        (
+            "detect left cat",
+            "<loc0100><loc0200><loc0300><loc0400> left cat", "<loc0100><loc0623><loc0300><loc0823> right cat",
+        ),
     ],
 )  # fmt: skip
 def test_words_follow_the_mirror(prefix, suffix, expected):

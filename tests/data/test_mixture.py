@@ -160,5 +160,5 @@ def test_a_bad_row_is_told_where_it_comes():
         def __getitem__(self, index):
             raise InputError("a.jsonl:3: mend it")
 
-    with pytest.raises(InputError, match="a.jsonl:3"):
+    with pytest.raises(InputError, match=r"a\.jsonl:3"):
         Mixture([(Broken("a", 3), 1.0)], seed=0)[0]
