@@ -8,6 +8,8 @@ from tests.oracle import TINY, draw_model
 
 from paligemma.checkpoints import FORMATS, LAYOUTS, ImageSettings, convert, load_checkpoint, save
 from paligemma.errors import CheckpointError, ResourceError, UsageError
+from paligemma.linear.quantized import Int8Linear
+from paligemma.linear.swap import matching, swap_linears
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SOURCES = [GOLDEN / "hf-pg1-tiny", GOLDEN / "hf-pg2-tiny", *sorted(GOLDEN.glob("bv-*/ckpt.bf16.npz"))]
@@ -185,3 +187,29 @@ def test_layouts_and_formats_are_these():
 def test_the_tokenizer_comes_from_where_it_is_told(tmp_path):
     convert(GOLDEN / "bv-v2-tiny" / "ckpt.bf16.npz", tmp_path / "hf", tokenizer=GOLDEN / "processor" / "tok-hub")
     assert (tmp_path / "hf" / "tokenizer.json").is_file()
+
+
+def test_a_model_in_memory_keeps_its_mask_codec_and_tokenizer(tmp_path):
+    """What a fine-tune is saved with: the codec under a name that is found again, the tokenizer's file."""
+    codec = tmp_path / "mine.npz"
+    codec.write_bytes(b"codes")
+    tokenizer = GOLDEN / "processor" / "tok-added"
+    files = save(draw_model(TINY[2]), tmp_path / "model", codec_path=codec, tokenizer_path=tokenizer)
+    assert tmp_path / "model" / "mask_codec.npz" in files
+    assert (tmp_path / "model" / "mask_codec.npz").read_bytes() == b"codes"
+    assert (tmp_path / "model" / "tokenizer.json").is_file()
+    codec.write_bytes(b"other")
+    with pytest.raises(UsageError, match="mask codec of another model"):
+        save(draw_model(TINY[2]), tmp_path / "model", codec_path=codec, overwrite=False)
+    again = save(draw_model(TINY[2]), tmp_path / "model", codec_path=tmp_path / "model" / "mask_codec.npz",
+                 overwrite=True)  # fmt: skip
+    assert tmp_path / "model" / "mask_codec.npz" not in again
+    written = save(draw_model(TINY[2]), tmp_path / "x" / "model.npz", format="big_vision", codec_path=codec)
+    assert tmp_path / "x" / "mask_codec.npz" in written
+
+
+def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(tmp_path):
+    model = draw_model(TINY[2])
+    swap_linears(model, Int8Linear.from_linear, matching("projector"))
+    with pytest.raises(UsageError, match="other tensors than its architecture"):
+        save(model, tmp_path / "model")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.adapters import write_adapter
 
 from paligemma.config import VARIANTS
 from paligemma.errors import InputError
@@ -100,6 +101,22 @@ def test_the_fingerprint_sees_other_weights_and_settings(directory, tmp_path):
     (copy / "calibration.json").write_text("{}")
     assert fingerprint(copy) != whole
     assert fingerprint(directory / "config.json") != fingerprint(directory / "model.safetensors")
+
+
+def test_the_fingerprint_sees_another_adapter(directory, tmp_path):
+    adapter = write_adapter(directory, tmp_path / "adapter")
+    other = write_adapter(directory, tmp_path / "other", size=0.2)
+    found = [
+        load_model(arguments).describe()["model"]["sha256"]
+        for arguments in (
+            {"model": directory},
+            {"model": directory, "adapter": adapter},
+            {"model": directory, "adapter": other},
+            {"model": adapter},
+        )
+    ]
+    assert len(set(found)) == 3
+    assert found[1] == found[3]
 
 
 def test_the_batch_size_follows_memory_and_model():

@@ -1,7 +1,7 @@
 """A name -> a model ready to answer: where checkpoint, tokenizer, device and number type meet.
 
-In: a bundled or hub name, a directory or a file. Out: `PaliGemma`, with the mask codec and the calibration that lie
-beside it. Nothing is ever downloaded here.
+In: a bundled or hub name, a directory or a file, and perhaps an adapter. Out: `PaliGemma`, with the mask codec and the
+calibration that lie beside it. Nothing is ever downloaded here.
 """
 
 import json
@@ -12,7 +12,12 @@ import torch
 
 from paligemma.api.model import IMAGE_CACHE, PaliGemma
 from paligemma.checkpoints import find_codec, resolve
-from paligemma.checkpoints.load import build_model, open_checkpoint
+from paligemma.checkpoints.adapter_config import read_adapter_config
+from paligemma.checkpoints.adapters import CONFIG as ADAPTER_CONFIG
+from paligemma.checkpoints.adapters import find_adapter, is_adapter, load_adapter
+from paligemma.checkpoints.fingerprint import fingerprint
+from paligemma.checkpoints.hub import CALIBRATION
+from paligemma.checkpoints.load import Opened, build_model, open_checkpoint
 from paligemma.checkpoints.placement import choose_device, choose_dtype
 from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import VARIANTS, did_you_mean
@@ -21,8 +26,6 @@ from paligemma.metrics.calibration import Calibration
 from paligemma.pixels import RESIZES
 from paligemma.processor import Processor
 from paligemma.tokenizer import Tokenizer
-
-CALIBRATION = "calibration.json"
 
 
 def load(
@@ -35,10 +38,13 @@ def load(
     resize: str | None = None,
     image_cache: int = IMAGE_CACHE,
     calibration: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    any_base: bool = False,
 ) -> PaliGemma:
     """A model ready to answer: the bundled one, a directory or file, or a hub name that was pulled before.
 
-    Never uses the network. Published names need no `google/`.
+    Never uses the network. Published names need no `google/`. The directory of an adapter is a name too: its base is
+    the model it says it was trained on.
 
     Args:
         device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
@@ -47,15 +53,17 @@ def load(
         tokenizer: model, file or directory to take it from, for checkpoints without (big_vision's npz).
         resize: one of `pixels.RESIZES`; by default what the checkpoint says.
         image_cache: how many pictures' features to remember (at most 512 MiB of them); 0 none.
-        calibration: file that `paligemma calibrate` wrote; by default calibration.json beside the model.
+        calibration: file that `paligemma calibrate` wrote; by default calibration.json beside the adapter or model.
+        adapter: directory of a LoRA in PEFT's format, or hub name that was pulled before, to answer with.
+        any_base: accept an adapter that was trained on another base.
 
     Raises:
         UnavailableError: not on this machine; says how to get it.
-        CheckpointError: damaged, incomplete or not a PaliGemma.
+        CheckpointError: damaged, incomplete or not a PaliGemma; an adapter of another model.
         UsageError: unknown device, type or resizer. ResourceError: out of memory.
     """
     place = choose_device(device)
-    path = resolve(os.fspath(name), revision)
+    path, adapter_path = base_and_adapter(name, revision, adapter)
     opened = open_checkpoint(path)
     chosen, notes = choose_dtype(dtype, common_dtype(opened.tensors), place, opened.config)
     words = resolve(os.fspath(tokenizer)) if tokenizer is not None else opened.tokenizer_path
@@ -78,19 +86,54 @@ def load(
             f"{text.embedding_rows} rows; use the tokenizer that belongs to this model"
         )
     model = build_model(opened, chosen, place)
+    called = opened.name or str(path if adapter is None and adapter_path else name)
+    if adapter_path is not None:
+        load_adapter(model, adapter_path, base=called, base_sha256=_fingerprint(opened, chosen), any_base=any_base)
     return PaliGemma(
-        model, processor, name=opened.name or str(name), variant=VARIANTS.get(opened.name or ""), notes=notes,
-        image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path, calibration),
+        model, processor, name=called, variant=VARIANTS.get(opened.name or ""), notes=notes,
+        image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path, adapter_path, calibration),
+        adapter_path=adapter_path,
     )  # fmt: skip
 
 
-def _calibration(model: Path, given: str | os.PathLike[str] | None) -> Calibration | None:
-    """That of the file given, or of `calibration.json` beside the model.
+def base_and_adapter(
+    name: str | os.PathLike[str], revision: str | None = None, adapter: str | os.PathLike[str] | None = None
+) -> tuple[Path, Path | None]:
+    """Where the weights and where the adapter lie that `load` would take; `name` may be the adapter itself.
+
+    Raises:
+        UnavailableError: one of them is not on this machine.
+        CheckpointError: an adapter that does not say what it belongs to.
+        UsageError: two adapters.
+    """
+    path = resolve(os.fspath(name), revision)
+    if not is_adapter(path):
+        return path, None if adapter is None else find_adapter(os.fspath(adapter))
+    if adapter is not None:
+        raise UsageError(f"{path} is an adapter itself, expected a base for {adapter}; give one of them alone")
+    told = read_adapter_config(path / ADAPTER_CONFIG)
+    if told.base is None:
+        raise CheckpointError(
+            f"{path} is a LoRA adapter that does not name its base; load the base with adapter={path}"
+        )
+    return resolve(told.base, told.revision), find_adapter(path)
+
+
+def _fingerprint(opened: Opened, chosen: torch.dtype) -> str | None:
+    """That of the stored weights where float16 has changed them; None leaves it to the model in memory."""
+    stored = common_dtype(opened.tensors)
+    return fingerprint(build_model(opened, stored)) if chosen == torch.float16 != stored else None
+
+
+def _calibration(model: Path, adapter: Path | None, given: str | os.PathLike[str] | None) -> Calibration | None:
+    """That of the file given, or of `calibration.json` beside the adapter, or beside the model.
 
     Raises:
         UnavailableError: the file given is not there. CheckpointError: it cannot be read.
     """
     file = Path(given) if given is not None else (model if model.is_dir() else model.parent) / CALIBRATION
+    if given is None and adapter is not None and (adapter / CALIBRATION).is_file():
+        file = adapter / CALIBRATION
     if not file.is_file():
         if given is None:
             return None

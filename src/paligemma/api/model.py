@@ -48,6 +48,7 @@ class PaliGemma:
         image_cache: how many pictures' features to remember; 0 none.
         codec_path: the mask codec's npz file, opened when the first mask is decoded.
         calibration: makes the boxes' scores mean what they say; None leaves them as they are.
+        adapter_path: where the adapter on `model` was loaded from, if it has one.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class PaliGemma:
         image_cache: int = IMAGE_CACHE,
         codec_path: Path | None = None,
         calibration: Calibration | None = None,
+        adapter_path: Path | None = None,
     ):
         self.model, self.processor, self.name, self.variant = model, processor, name, variant
-        self.codec_path, self.calibration = codec_path, calibration
+        self.codec_path, self.calibration, self.adapter_path = codec_path, calibration, adapter_path
         self.notes = tuple(notes)
         text, tokenizer = model.config.text, processor.tokenizer
         # Ids without a meaning in the tokenizer's file, and Hugging Face's `<image>`, must never be produced.
@@ -101,7 +103,8 @@ class PaliGemma:
         return self.model.projector.weight.dtype
 
     def __repr__(self) -> str:
-        return f"PaliGemma({self.name!r}, device={str(self.device)!r}, dtype={str(self.dtype)!r})"
+        adapter = f", adapter={str(self.adapter_path)!r}" if self.adapter_path else ""
+        return f"PaliGemma({self.name!r}, device={str(self.device)!r}, dtype={str(self.dtype)!r}{adapter})"
 
     @overload
     def caption(

@@ -7,12 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paligemma.checkpoints.adapters import load_adapter, save_adapter
     from paligemma.checkpoints.conversion import FORMATS, ConversionReport, convert, save
     from paligemma.checkpoints.hf import LAYOUTS
     from paligemma.checkpoints.hf_config import ImageSettings
     from paligemma.checkpoints.hub import pull, resolve
     from paligemma.checkpoints.load import Checkpoint, load_checkpoint
     from paligemma.checkpoints.mask_codec import find_codec, load_codec, save_codec
+    from paligemma.checkpoints.merging import MergeReport, merge
 
 _FILES = {
     "FORMATS": "conversion",
@@ -24,10 +26,14 @@ _FILES = {
     "pull": "hub",
     "resolve": "hub",
     "Checkpoint": "load",
+    "load_adapter": "adapters",
     "load_checkpoint": "load",
     "find_codec": "mask_codec",
     "load_codec": "mask_codec",
+    "save_adapter": "adapters",
     "save_codec": "mask_codec",
+    "MergeReport": "merging",
+    "merge": "merging",
 }
 
 __all__ = [
@@ -36,13 +42,17 @@ __all__ = [
     "Checkpoint",
     "ConversionReport",
     "ImageSettings",
+    "MergeReport",
     "convert",
     "find_codec",
+    "load_adapter",
     "load_checkpoint",
     "load_codec",
+    "merge",
     "pull",
     "resolve",
     "save",
+    "save_adapter",
     "save_codec",
 ]
 

@@ -182,12 +182,18 @@ def _by_our_name(files: TensorFiles, config: Config, path: Path) -> dict[str, st
 
 
 def load_adapter(
-    model: PaliGemmaModel, name: "str | Path", *, base: str | None = None, any_base: bool = False
+    model: PaliGemmaModel,
+    name: "str | Path",
+    *,
+    base: str | None = None,
+    base_sha256: str | None = None,
+    any_base: bool = False,
 ) -> Adapter:
     """Puts the adapter of directory `name` on `model`, in place; factors are float32, all of it frozen.
 
     Args:
         base: what the model is called, for messages, and for adapters that know their base by name only.
+        base_sha256: its fingerprint; default the one the model in memory has.
         any_base: accept a base other than the one it was trained on.
 
     Raises:
@@ -198,7 +204,7 @@ def load_adapter(
         raise UsageError("this model has an adapter already; load the base again, or merge the first one")
     adapter = open_adapter(name, model.config)
     if not any_base:
-        _check_base(adapter, model, base)
+        _check_base(adapter, base, base_sha256 or fingerprint(model))
 
     for layer, linear in list(linears(model)):
         if layer in adapter.loras:
@@ -214,7 +220,7 @@ def load_adapter(
     return adapter
 
 
-def _check_base(adapter: Adapter, model: PaliGemmaModel, name: str | None) -> None:
+def _check_base(adapter: Adapter, name: str | None, here: str) -> None:
     """
     Raises:
         CheckpointError: the adapter says it was trained on another model.
@@ -224,7 +230,6 @@ def _check_base(adapter: Adapter, model: PaliGemmaModel, name: str | None) -> No
         same = published[0] == published[1] or any(one not in VARIANTS for one in published)
         found = expected = ""
     else:
-        here = fingerprint(model)
         same = here == adapter.base_sha256
         found, expected = f" (weights {here[:12]})", f" (weights {adapter.base_sha256[:12]})"
     if not same:

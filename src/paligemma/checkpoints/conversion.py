@@ -17,7 +17,7 @@ from paligemma.checkpoints.hf import LAYOUTS, write_hf
 from paligemma.checkpoints.hf_config import ImageSettings
 from paligemma.checkpoints.load import Opened, build_model, open_checkpoint
 from paligemma.checkpoints.safetensors_io import writing
-from paligemma.checkpoints.tensors import ModelTensors, as_dtype, common_dtype, dtype_name
+from paligemma.checkpoints.tensors import ModelTensors, as_dtype, common_dtype, dtype_name, parameter_shapes
 from paligemma.config import IMAGE_SLOT, did_you_mean
 from paligemma.errors import UsageError
 from paligemma.model import PaliGemmaModel
@@ -56,6 +56,7 @@ def save(
     image_token_id: int | None = None,
     image: ImageSettings | None = None,
     tokenizer_path: "str | Path | None" = None,
+    codec_path: "str | Path | None" = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Writes a model; returns the files.
@@ -68,12 +69,14 @@ def save(
         params_prefix: "big_vision" keys start with `params/`.
         image_token_id: of `<image>`; default the first row behind the vocabulary.
         tokenizer_path: a directory or file to copy the tokenizer from.
+        codec_path: a mask codec to copy beside the weights; masks mean nothing to another one.
         overwrite: replace weights that are already at `target`.
 
     Raises:
-        UsageError: unknown format or layout, or weights in the way.
+        UsageError: unknown format or layout, weights in the way, or a model with adapters or quantised layers.
         ResourceError: not enough disk.
     """
+    _refuse_changed(model)
     source = Opened(
         tensors=ModelTensors(model),
         config=model.config,
@@ -85,7 +88,23 @@ def save(
         name=None,
     )
     wanted = as_dtype(dtype) or common_dtype(source.tensors)
-    return _write(source, Path(target), format, wanted, layout, shard_bytes, params_prefix, overwrite)
+    destination = Path(target)
+    codec = _codec_to_copy(codec_path, destination if format == "hf" else destination.parent, overwrite)
+    files = _write(source, destination, format, wanted, layout, shard_bytes, params_prefix, overwrite)
+    return files + _copied(codec)
+
+
+def _refuse_changed(model: PaliGemmaModel) -> None:
+    """
+    Raises:
+        UsageError: the model's tensors are not those of its architecture.
+    """
+    foreign = sorted(model.state_dict().keys() ^ parameter_shapes(model.config).keys())
+    if foreign:
+        raise UsageError(
+            f"the model has other tensors than its architecture, such as {foreign[0]}; "
+            "merge its adapter (`paligemma merge`) or save the adapter alone; quantised layers cannot be saved"
+        )
 
 
 def convert(
@@ -119,19 +138,18 @@ def convert(
         opened = replace(opened, tokenizer_path=hub.resolve(tokenizer))
     wanted = as_dtype(dtype) or common_dtype(opened.tensors)
     destination = Path(target)
-    codec = _codec_to_copy(opened.path, destination if format == "hf" else destination.parent, overwrite)
+    codec = _codec_to_copy(
+        hub.codec_beside(opened.path), destination if format == "hf" else destination.parent, overwrite
+    )
     files = _write(opened, destination, format, wanted, layout, shard_bytes, params_prefix, overwrite)
-    if codec is not None:
-        with writing([codec[1]]) as [partial]:
-            shutil.copyfile(codec[0], partial)
-        files.append(codec[1])
+    files += _copied(codec)
     difference = None
     if verify:
         compute = common_dtype(opened.tensors)
         compute = torch.float32 if compute == torch.float16 else compute
         # Opened anew: arrays of an npz are read front to back once.
-        expected = _random_logits(open_checkpoint(opened.path, variant), compute)
-        found = _random_logits(open_checkpoint(destination), compute)
+        expected = random_logits(build_model(open_checkpoint(opened.path, variant), compute))
+        found = random_logits(build_model(open_checkpoint(destination), compute))
         difference = (expected - found).abs().max().item()
     return ConversionReport(
         source=opened.path,
@@ -185,19 +203,29 @@ def _write(
     return files
 
 
-def _codec_to_copy(source: Path, directory: Path, overwrite: bool) -> tuple[Path, Path] | None:
+def _codec_to_copy(source: "str | Path | None", directory: Path, overwrite: bool) -> tuple[Path, Path] | None:
     """From where to where the mask codec goes with its model, whose masks mean nothing to another codec.
 
     Raises:
         UsageError: the codec of another model is in the way.
     """
-    codec = hub.codec_beside(source)
-    if codec is None or codec.parent.resolve() == directory.resolve():
+    if source is None or Path(source).parent.resolve() == directory.resolve():
         return None
-    target = directory / codec.name
+    codec = Path(source)
+    target = directory / (codec.name if codec.name in hub.CODEC_FILES else hub.CODEC_FILES[0])
     if target.is_file() and not overwrite and target.read_bytes() != codec.read_bytes():
         raise UsageError(f"{target} is the mask codec of another model; choose another folder, or allow overwriting")
     return codec, target
+
+
+def _copied(codec: tuple[Path, Path] | None) -> list[Path]:
+    if codec is None:
+        return []
+    source, target = codec
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing([target]) as [partial]:
+        shutil.copyfile(source, partial)
+    return [target]
 
 
 def _refuse_overwriting(source: Opened, present: list[Path], target: Path, overwrite: bool) -> None:
@@ -209,11 +237,10 @@ def _refuse_overwriting(source: Opened, present: list[Path], target: Path, overw
 
 
 @torch.no_grad()
-def _random_logits(opened: Opened, dtype: torch.dtype) -> torch.Tensor:
-    """Logits float32[1, T, vocab_size] of a fixed random image and eight tokens; the model is freed at once."""
-    model = build_model(opened, dtype)
+def random_logits(model: PaliGemmaModel) -> torch.Tensor:
+    """Logits float32[1, T, vocab_size] of a fixed random image and eight tokens."""
     generator = torch.Generator().manual_seed(0)
-    vision, text = opened.config.vision, opened.config.text
+    vision, text = model.config.vision, model.config.text
     pixels = torch.rand((1, 3, vision.image_size_px, vision.image_size_px), generator=generator) * 2 - 1
     words = torch.randint(text.vocab_size, (1, 8), generator=generator)
     slots = torch.full((1, vision.num_image_tokens), IMAGE_SLOT)

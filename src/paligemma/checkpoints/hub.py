@@ -21,6 +21,7 @@ _HUB = "https://huggingface.co"
 
 CODEC = "vae-oid"
 CODEC_FILES = ("mask_codec.npz", "vae-oid.npz")  # beside a model's weights, the first one found counts
+CALIBRATION = "calibration.json"  # beside a model's weights: what its scores mean
 _CODEC_SPACE = "big-vision/paligemma-hf"
 _CODEC_URL = "https://storage.googleapis.com/big_vision/paligemma/vae-oid.npz"
 _CODEC_LIMIT_BYTES = 100 * 2**20  # of the download; the file has about 8 MB

@@ -54,10 +54,10 @@ class Answerer:
 
 
 class LoadedModel:
-    """A model, and the file or directory it was loaded from."""
+    """A model, and the files or directories it was loaded from: its weights, and perhaps an adapter."""
 
-    def __init__(self, model: "PaliGemma", source: Path):
-        self.model, self.source = model, source
+    def __init__(self, model: "PaliGemma", *sources: Path):
+        self.model, self.sources = model, sources
 
     def answerer(self, options: Mapping[str, Any]) -> Answerer:
         """The model with the options of one job."""
@@ -73,7 +73,7 @@ class LoadedModel:
         else:
             processor = torch.backends.cpu.get_cpu_capability()
         return {
-            "model": {"name": self.model.name, "sha256": fingerprint(self.source)},
+            "model": {"name": self.model.name, "sha256": fingerprint(*self.sources)},
             "environment": {
                 "torch": torch.__version__,
                 "device": device.type,
@@ -116,12 +116,12 @@ def load_model(arguments: Mapping[str, Any]) -> LoadedModel:
     Raises:
         PaliGemmaError: as `load`.
     """
-    from paligemma.api import load
-    from paligemma.checkpoints import resolve
+    from paligemma.api.loading import base_and_adapter, load
 
     given = dict(arguments)
     name = given.pop("model", "nano")
-    return LoadedModel(load(name, **given, image_cache=0), resolve(name, given.get("revision")))
+    sources = base_and_adapter(name, given.get("revision"), given.get("adapter"))
+    return LoadedModel(load(name, **given, image_cache=0), *filter(None, sources))
 
 
 def automatic_batch_size(config: Config, number_bytes: int, free: int | None, most: int) -> int:
@@ -170,9 +170,14 @@ def _as_given(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def fingerprint(source: Path) -> str:
+def fingerprint(*sources: Path) -> str:
     """sha256 over name, size, first and last 64 KiB of every file that the answers depend on."""
-    files = [source] if source.is_file() else sorted(p for p in source.iterdir() if p.is_file() and _matters(p))
+    files = [
+        file
+        for source in sources
+        for file in ([source] if source.is_file() else sorted(p for p in source.iterdir() if p.is_file()))
+        if source.is_file() or _matters(file)
+    ]
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size

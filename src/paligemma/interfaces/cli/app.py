@@ -17,7 +17,7 @@ from cyclopts import App
 
 from paligemma import __version__
 from paligemma.errors import EXIT_INTERRUPTED
-from paligemma.interfaces.cli import batch, calibrate, console, data, doctor, models, scoring, ui, verbs
+from paligemma.interfaces.cli import batch, calibrate, console, data, doctor, merge, models, scoring, ui, verbs
 from paligemma.interfaces.cli.options import STDIN, Json
 from paligemma.interfaces.cli.report import describe
 
@@ -44,6 +44,7 @@ app.command(models.list_models, name="list")
 app.command(models.show)
 app.command(models.pull)
 app.command(models.convert)
+app.command(merge.merge)
 app.command(calibrate.calibrate)
 app.command(data.app)
 app.command(doctor.doctor)

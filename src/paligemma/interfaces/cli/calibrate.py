@@ -41,16 +41,17 @@ def calibrate(
     from paligemma.api.calibrating import calibrate as measure
     from paligemma.api.calibrating import save_calibration
     from paligemma.checkpoints import resolve
+    from paligemma.checkpoints.adapters import find_adapter
     from paligemma.data import read_labelled
 
     at_least("--negatives", negatives, 0)
     at_least("--batch-size", batch_size, 1)
-    if out is None and model.model == "nano":
+    if out is None and model.model == "nano" and model.adapter is None:
         raise UsageError("the bundled model has its calibration already; give --out FILE to write another one")
     examples = read_labelled(labels)
     loaded = load(model)
     report = measure(loaded, examples, negatives=negatives, batch_size=batch_size)
-    beside = resolve(model.model, model.revision)
+    beside = find_adapter(model.adapter) if model.adapter else resolve(model.model, model.revision)
     file = save_calibration(report.calibration, out or (beside if beside.is_dir() else beside.parent))
     if json:
         console.print_json({"model": loaded.name, "file": str(file), **report.to_dict()})

@@ -76,6 +76,10 @@ class ModelOptions:
     """Model, file or directory that has the tokenizer, for models that come without."""
     calibration: str | None = None
     """File of `paligemma calibrate`; by default calibration.json beside the model."""
+    adapter: str | None = None
+    """Directory of a LoRA in PEFT's format to answer with, trained on this model."""
+    any_base: Flag = False
+    """Accept an adapter that was trained on another model."""
 
 
 @Parameter(name="*", group=_ANSWER)
