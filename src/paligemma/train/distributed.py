@@ -46,12 +46,13 @@ class Parallel:
     def __init__(self, kind: Kind = "none", device: "str | torch.device" = "cpu", *, rank: int = 0, world: int = 1):
         self.kind, self.rank, self.world = kind, rank, world
         self.device = torch.device(device)
+        self._joined = False  # by this object, which then leaves in `close`
 
     @classmethod
     def start(
         cls, wanted: str = "auto", device: "str | torch.device" = "cpu", *, timeout_s: float = TIMEOUT_S
     ) -> "Parallel":
-        """Joins the other processes `torchrun` started; without `torchrun` this one is alone.
+        """Joins the other processes `torchrun` started, unless that was done already; without `torchrun` it is alone.
 
         Args:
             wanted: "auto" (DDP where there are several processes), "ddp" or "fsdp2".
@@ -81,18 +82,22 @@ class Parallel:
             place = torch.device("cuda", local)
             torch.cuda.set_device(place)
         parallel = cls("fsdp2" if wanted == "fsdp2" else "ddp", place, rank=rank, world=world)
+        if dist.is_initialized():
+            return parallel
         with parallel.peers():
             dist.init_process_group(
                 "nccl" if place.type == "cuda" else "gloo",
                 timeout=timedelta(seconds=timeout_s),
                 device_id=place if place.type == "cuda" else None,
             )
+        parallel._joined = True
         return parallel
 
     def close(self) -> None:
         """Leaves the others; only after the last exchange."""
-        if self.kind != "none" and dist.is_initialized():
+        if self._joined:
             dist.destroy_process_group()
+            self._joined = False
 
     def __enter__(self) -> "Parallel":
         return self
@@ -126,7 +131,6 @@ class Parallel:
         return DistributedDataParallel(
             objective,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
             find_unused_parameters=True,  # a batch without pictures leaves the vision tower out
             gradient_as_bucket_view=True,
         )
@@ -306,8 +310,8 @@ def _full(tensor: Tensor) -> Tensor:
 
 
 def _about_peers(error: BaseException) -> bool:
-    """Whether an error is torch's about a lost process; it has one class for it only in part."""
-    words = ("connection", "timed out", "timeout", "peer", "nccl", "gloo", "rendezvous", "store")
+    """Whether an error is torch's about a lost process; gloo has no class for it."""
+    words = ("connection closed", "connection reset", "broken pipe", "timed out", "pair closure")
     return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 
