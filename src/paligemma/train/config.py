@@ -147,7 +147,7 @@ class OptimConfig:
         )  # fmt: skip
         if self.momentum and self.name != "sgd":
             raise UsageError(
-                f"momentum is {self.momentum}, but {self.name} has none of that kind; set betas, or take sgd"
+                f"momentum is {self.momentum}, but {self.name} does not use it; set betas, or take sgd"
             )
         if self.decay_rule == "big_vision" and self.weight_decay > LARGEST_FIXED_DECAY:
             raise UsageError(

@@ -171,8 +171,10 @@ class Loader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._steps = iter(())  # the last reference to DataLoader's iterator, which ends its workers
         if self._notes is not None:
+            # What its destructor calls, too late where an error holds the iterator. It forgets the workers first, so
+            # that torch does not take their end for a failure; those that hang do not listen to it.
+            self._steps._shutdown_workers()  # type: ignore[attr-defined]
             self._notes.end()
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -200,8 +202,6 @@ class Loader:
                 raise
             hung = "timed out" in str(error)
             step, word = self._notes.of(self._wanted, hung)
-            if hung:
-                self._notes.end()
             what = f"did not answer for {self._timeout_s:g} s" if hung else "died"
             raise ResourceError(
                 f"a data worker {what} at step {step} with {word} ({str(error).splitlines()[0][:120]}); "
