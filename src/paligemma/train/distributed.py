@@ -117,7 +117,7 @@ class Parallel:
         Parameters are changed in place, so wrap before the optimizer is made.
 
         Args:
-            precision: "bf16" gathers the blocks' weights in bfloat16 ("fsdp2") and sums gradients in float32.
+            precision: "bf16" gathers the blocks' matrices in bfloat16 ("fsdp2"); gradients are summed in float32.
         """
         if self.kind == "ddp":
             return self._replicated(objective)
@@ -136,9 +136,10 @@ class Parallel:
         )
 
     def _sharded(self, objective: Objective, precision: str) -> None:
-        """Blocks of both towers first, then what is left: embedding (tied to the head), projector, norms.
+        """The matrices of each block first, then what is left: embedding (tied to the head), projector, norms.
 
-        The remainder stays float32, as under autocast in one process: the residual stream has the embedding's type.
+        The remainder stays float32, so that types are those of autocast in one process: the residual stream has the
+        embedding's type, and norms compute with whole weights.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -149,7 +150,7 @@ class Parallel:
         whole = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         for module in objective.modules():
             if isinstance(module, Block | VisionBlock):
-                fully_shard(module, mesh=mesh, mp_policy=policy)
+                fully_shard([module.self_attn, module.mlp], mesh=mesh, mp_policy=policy)
         fully_shard(objective, mesh=mesh, mp_policy=whole)
 
     @property
