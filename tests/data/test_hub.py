@@ -90,7 +90,7 @@ def test_unknown_words_are_told(folder, options, told):
 
 def test_columns_that_cannot_be_guessed_are_asked_for(tmp_path):
     datasets.Dataset.from_dict({"image": [b"1"], "a": ["x"], "b": ["y"]}).save_to_disk(tmp_path)
-    with pytest.raises(UsageError, match="which column .* is the suffix"):
+    with pytest.raises(UsageError, match=r"which column .* is the suffix"):
         open_dataset(str(tmp_path), name="x")
     source = open_dataset(str(tmp_path), name="x", options={"prefix": "a", "suffix": "b"})
     assert (source[0].prefix, source[0].suffix) == ("x", "y")

@@ -102,8 +102,11 @@ def test_the_webdataset_library_reads_ours_and_we_read_its(tmp_path):
 
 
 def test_texts_may_stand_in_files_of_their_own(tmp_path):
-    file = tar(tmp_path / "a.tar", ("d/1.png", PNG), ("d/1.txt", b"a cat\n"), ("d/2.caption", b"a dog"), ("d/2.png", PNG),
-               ("d/3.prefix.txt", b"ocr"), ("d/3.suffix.txt", b"STOP"), ("d/3.png", PNG), ("d/3.cls", b"7"))  # fmt: skip
+    texts_of_three = [
+        ("d/1.png", PNG), ("d/1.txt", b"a cat\n"), ("d/2.caption", b"a dog"), ("d/2.png", PNG),
+        ("d/3.prefix.txt", b"ocr"), ("d/3.suffix.txt", b"STOP"), ("d/3.png", PNG), ("d/3.cls", b"7"),
+    ]  # fmt: skip
+    file = tar(tmp_path / "a.tar", *texts_of_three)
     source = ShardSource(str(file), name="x", prefix="caption en")
     assert texts(source) == [("caption en", "a cat"), ("caption en", "a dog"), ("ocr", "STOP")]
 

@@ -182,7 +182,7 @@ def _list(request: Request) -> Source:
     if file.is_dir():
         found = dict(label_files(file, LISTS))
         split = SPLITS.get(request.split, request.split)
-        alone = len(found) == 1 and split == "train"
+        alone = len(found) == 1 and (split == "train" or "" in found)
         if split not in found and not alone:
             raise InputError(
                 f"there is no split {split!r} in {file}, found {', '.join(sorted(found))}; name one of them"
