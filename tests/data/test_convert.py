@@ -141,7 +141,7 @@ def objects(draw):
 
 
 @given(st.lists(objects(), min_size=1, max_size=6), st.sampled_from(["image", "label"]))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_boxes_come_back_within_half_a_bin(picture, boxes, per):
     rows, reading = rows_of(picture, *boxes, one_prompt_per=per)
     assert reading.problems == []

@@ -277,7 +277,7 @@ def as_runs(value: Any, size_px: tuple[int, int]) -> str:
     width, height = size_px
     if size != [height, width]:
         raise InputError(f"run lengths of size {size!r}, expected [{height}, {width}] (height, width); mend them")
-    if isinstance(counts, list) and all(isinstance(run, int) and 0 <= run <= width * height for run in counts):
+    if isinstance(counts, list) and all(type(run) is int and 0 <= run <= width * height for run in counts):
         runs = counts
     elif isinstance(counts, str) and not _ENDLESS_RUN.search(counts):
         runs = rle.counts_runs(counts)

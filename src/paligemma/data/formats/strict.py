@@ -120,6 +120,6 @@ def _no_number(name: str) -> None:
 
 
 def _integer(digits: str) -> int:
-    if len(digits.lstrip("-")) > MAX_DIGITS:
-        raise InputError(f"found a number of {len(digits)} digits, expected at most {MAX_DIGITS}; mend it")
+    if (count := len(digits.lstrip("-"))) > MAX_DIGITS:
+        raise InputError(f"found a number of {count} digits, expected at most {MAX_DIGITS}; mend it")
     return int(digits)

@@ -91,6 +91,8 @@ def _class_names(root: Path, settings: dict[str, Any]) -> list[str]:
     file = next((root / name for name in _NAMES if (root / name).is_file()), None)
     if names is None and file is not None:
         names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    if not names and "names" in settings:
+        return []  # a data set without a single object
     if not isinstance(names, list) or not names:
         raise InputError(f"{root} names no classes, expected `names` in data.yaml or a classes.txt; add one")
     return [" ".join(str(name).split()) for name in names]
