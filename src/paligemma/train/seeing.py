@@ -24,7 +24,7 @@ from paligemma.train.config import LossConfig
 from paligemma.train.objective import Objective
 from paligemma.train.packing import PackedBatch, PackedObjective
 
-BLANK_WEIGHT = 0.1  # most patches show no character
+EMPTY_WEIGHT = 0.1  # most patches show no object and no character
 EDGE_WEIGHT = 10.0
 LOST_SIDES = 0.05  # beyond this error of an edge, in sides, the loss grows linearly
 
@@ -87,19 +87,22 @@ class PatchHeads(nn.Module):
         """Mean losses over the patches of `seen`, float[B, N, D]."""
         on_object = (truth.label != NOTHING).float()[..., None]
         objects = on_object.sum().clamp(min=1)
-        label = F.cross_entropy(self.label(seen).flatten(0, 1).float(), truth.label.flatten())
+        label = _mostly(self.label(seen).flatten(0, 1), truth.label.flatten(), NOTHING)
         color = F.cross_entropy(
             self.color(seen).flatten(0, 1).float(), truth.color.flatten(), ignore_index=UNKNOWN, reduction="sum"
         )
-        weight = torch.ones(BLANK + 1, device=seen.device)
-        weight[BLANK] = BLANK_WEIGHT
-        characters = F.cross_entropy(
-            self.characters(seen).unflatten(-1, (len(READ_AT), -1)).flatten(0, 2).float(),
-            truth.characters.flatten(), weight=weight,
-        )  # fmt: skip
+        read = self.characters(seen).unflatten(-1, (len(READ_AT), -1)).flatten(0, 2)
+        characters = _mostly(read, truth.characters.flatten(), BLANK)
         miss = F.smooth_l1_loss(self.box(seen).float(), truth.box, beta=LOST_SIDES, reduction="none")
         edges = (miss * on_object).sum() / objects / 4
         return {"label": label, "color": color / objects, "characters": characters, "edges": edges}
+
+
+def _mostly(scores: Tensor, truth: Tensor, empty: int) -> Tensor:
+    """Mean cross-entropy in which `empty`, the class of most patches, has little weight."""
+    weight = torch.ones(empty + 1, device=scores.device)
+    weight[empty] = EMPTY_WEIGHT
+    return F.cross_entropy(scores.float(), truth, weight=weight)
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
