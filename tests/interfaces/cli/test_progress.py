@@ -60,6 +60,16 @@ def test_nothing_of_the_bar_stays_and_answers_stand_in_whole_lines(open_terminal
     assert console.bar is None
 
 
+def test_how_much_there_is_may_be_learnt_later(open_terminal, monkeypatch):
+    terminal = open_terminal()
+    monkeypatch.setattr(progress, "REFRESH_S", 0)
+    with Bar(None, True) as bar:
+        bar.step()
+        bar.set_total(8)
+        bar.step()
+    assert "2/8" in terminal()
+
+
 def test_without_a_terminal_nothing_is_drawn(monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
     assert not several_on_a_terminal(True, False)

@@ -47,6 +47,12 @@ class Bar:
             self._drawn = time.monotonic()
             self._progress.refresh()
 
+    def set_total(self, total: int) -> None:
+        """How much there is to do, where that is known only later."""
+        self.total = total
+        if self._progress is not None:
+            self._progress.update(self._task, total=total)
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Takes the bar off the screen while something is printed there."""

@@ -1,0 +1,131 @@
+"""`paligemma evaluate`: how good a model is, on drawn scenes it never saw or on rows of one's own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paligemma.errors import EXIT_CHECK_FAILED, UsageError
+from paligemma.interfaces.cli import console
+from paligemma.interfaces.cli.answering import load
+from paligemma.interfaces.cli.options import Flag, Json, ModelOptions, at_least
+from paligemma.interfaces.cli.progress import Bar, several_on_a_terminal
+
+if TYPE_CHECKING:
+    from paligemma.train.benchmark import Report
+
+_MODEL = ModelOptions()
+
+
+def evaluate(
+    *,
+    task: str = "scenes",
+    seed: int = 0,
+    limit: int | None = None,
+    kinds: str | None = None,
+    languages: str | None = None,
+    split: str = "test",
+    require: str | None = None,
+    save: Path | None = None,
+    size_px: int | None = None,
+    batch_size: int = 32,
+    quiet: Flag = False,
+    json: Json = False,
+    model: ModelOptions = _MODEL,
+) -> int:
+    """Measure how often a model is right.
+
+    On scenes drawn by program that no training ever sees, or on rows of one's own, judged by what each prompt asks for:
+    caption_exact, question_accuracy, ocr_word_accuracy, ap50 (with recall50 and precision50), miou, clip_accuracy and
+    exact_match; of scenes each by language, class of objects and kind of question too. Figures of scenes are comparable
+    within one version of the drawn world only.
+
+    Args:
+        task: scenes, or a source of examples: a .jsonl, a folder, shards, hub:NAME of a data set in the local cache.
+        seed: which scenes; another seed, others.
+        limit: scenes or examples; default 500 scenes, all examples.
+        kinds: of questions about scenes, such as caption,detect,segment,ocr,count,clip; default all.
+        languages: of questions about scenes, of en,de,fr,es,zh; default all.
+        split: of data that have several: train, validation, test.
+        require: marks such as ap50=0.75,miou=0.7; exit code 7 where one is missed.
+        save: folder, or file NAME.md, for a report with tables and pictures.
+        size_px: side of the drawn pictures; default what the model takes.
+        batch_size: answers decoded together.
+        quiet: no progress.
+        json: one JSON object on stdout and nothing else.
+    """
+    from paligemma.train.benchmark import check_required
+    from paligemma.train.benchmark import evaluate as measure
+    from paligemma.train.report_page import save_report
+    from paligemma.train.scene_questions import check
+
+    at_least("--limit", limit, 1)
+    at_least("--batch-size", batch_size, 1)
+    at_least("--size-px", size_px, 32)
+    least = _marks(require)
+    check_required(least)
+    chosen = {"kinds": _listed(kinds), "languages": _listed(languages)}
+    if task == "scenes":
+        check(seed, limit or 1, **chosen)
+    loaded = load(model)
+    with Bar(None, several_on_a_terminal(True, quiet)) as bar:
+
+        def on_example(done: int, total: int) -> None:
+            bar.set_total(total)
+            bar.step()
+
+        report = measure(
+            loaded, task, seed=seed, limit=limit, **chosen, split=split, size_px=size_px, batch_size=batch_size,
+            on_example=on_example,
+        )  # fmt: skip
+    page = save_report(report, save) if save is not None else None
+    missed = report.missed(least)
+    if json:
+        more = {"report": None if page is None else str(page), "ok": missed is None}
+        console.print_json({**report.to_dict(), **more})
+    else:
+        console.say(_text(report))
+        if page is not None:
+            console.note(f"wrote {page}")
+    if missed is not None:
+        console.error(missed)
+    return 0 if missed is None else EXIT_CHECK_FAILED
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """`a, b` -> ["a", "b"]."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()] or None
+
+
+def _marks(text: str | None) -> dict[str, float]:
+    """`ap50=0.75,miou=0.7` -> numbers by name.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    marks = {}
+    for word in _listed(text) or ():
+        name, _, value = word.partition("=")
+        try:
+            marks[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f"--require {word} cannot be read; write NAME=NUMBER,... such as ap50=0.75") from None
+    return marks
+
+
+def _text(report: "Report") -> str:
+    """The figures, and the same by language."""
+    found = report.figures
+    rows = [[name, f"{figure.value:.3f}", f"{figure.n:,}"] for name, figure in found.items()]
+    lines = [
+        f"{report.model} on {report.task}: {report.questions:,} questions in {report.seconds:.0f} s",
+        console.table(("figure", "value", "of"), rows, right=(1, 2)),
+    ]
+    parts = {name: report.by("language", name) for name in found}
+    languages = sorted({language for part in parts.values() for language in part})
+    if len(languages) > 1:
+        table = [
+            [name, *(f"{part[one].value:.3f}" if one in part else "" for one in languages)]
+            for name, part in parts.items()
+            if part
+        ]
+        lines += ["", console.table(("by language", *languages), table, right=range(1, 1 + len(languages)))]
+    return "\n".join(lines)
