@@ -17,13 +17,27 @@ from cyclopts import App
 
 from paligemma import __version__
 from paligemma.errors import EXIT_INTERRUPTED
-from paligemma.interfaces.cli import batch, calibrate, console, data, doctor, merge, models, scoring, ui, verbs
+from paligemma.interfaces.cli import (
+    batch,
+    calibrate,
+    console,
+    data,
+    data_check,
+    doctor,
+    evaluate,
+    merge,
+    models,
+    scoring,
+    train,
+    ui,
+    verbs,
+)
 from paligemma.interfaces.cli.options import STDIN, Json
 from paligemma.interfaces.cli.report import describe
 
 EPILOGUE = (
     "Exit codes: 0 done, 1 our own bug, 2 usage, 3 model or data not available, 4 no usable input, 5 broken model "
-    "file, 6 out of memory or disk, 7 a check failed, 9 some images failed, 130 interrupted. "
+    "file, 6 out of memory or disk, 7 a check failed, 8 training diverged, 9 some images failed, 130 interrupted. "
     "--traceback (or PALIGEMMA_TRACEBACK=1) shows where an error came from."
 )
 
@@ -45,8 +59,13 @@ app.command(models.show)
 app.command(models.pull)
 app.command(models.convert)
 app.command(merge.merge)
+app.command(train.train)
+app.command(evaluate.evaluate)
 app.command(calibrate.calibrate)
 app.command(data.app)
+data.app.command(data_check.check)
+data.app.command(data_check.show)
+data.app.command(data_check.shards)
 app.command(doctor.doctor)
 app.command(ui.ui)
 
