@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from paligemma.data.formats.reading import (
     label_files,
     pictures_in,
     split_of,
+    split_of_folder,
     upright_size,
 )
 from paligemma.errors import InputError
@@ -123,7 +125,7 @@ def test_too_many_pixels_are_refused(folder, monkeypatch):
 
 @given(st.lists(st.floats(width=32), min_size=4, max_size=4))
 def test_a_box_is_inside_or_refused(corners):
-    reading = Reading(None)
+    reading = Reading(Path())
     try:
         box = reading.box("cat", corners, SIZE)
     except InputError:
@@ -136,10 +138,10 @@ def test_a_box_is_inside_or_refused(corners):
 
 
 def test_labels_have_single_spaces():
-    assert Reading(None).name(" traffic \n light") == "traffic light"
+    assert Reading(Path()).name(" traffic \n light") == "traffic light"
     for label in ("", " \n", None, 3):
         with pytest.raises(InputError, match="expected words"):
-            Reading(None).name(label)
+            Reading(Path()).name(label)
 
 
 def refuse(why):
@@ -147,7 +149,7 @@ def refuse(why):
 
 
 def test_problems_are_told_together():
-    reading = Reading(None)
+    reading = Reading(Path())
     reading.stop_if_bad()
     for number in range(3):
         reading.attempt(f"row {number}", refuse, "it is bad")
@@ -204,6 +206,9 @@ def test_files_of_labels(tmp_path):
     (tmp_path / ".hidden.json").write_text("")
     assert [split for split, _ in label_files(tmp_path, (".json", ".jsonl"))] == ["train", "valid"]
     assert label_files(tmp_path / "val", (".json",)) == [("", tmp_path / "val" / "x.json")]
+    assert [split_of_folder(Path(name)) for name in ("a/val2017", "a/Test", "a/train_tracks", "test/a")] == [
+        "valid", "test", "", "",
+    ]  # fmt: skip
     assert label_files(tmp_path / "val" / "x.json", (".json",)) == [("valid", tmp_path / "val" / "x.json")]
 
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image
 
-from paligemma.data.formats.reading import Entry, Problem, Reading, pictures_in, split_of
+from paligemma.data.formats.reading import Entry, Problem, Reading, pictures_in, split_of_folder
 from paligemma.data.formats.strict import read_text
 from paligemma.data.formats.writing import Writing, by_split, labelled
 from paligemma.data.labelled import LabelledImage, TrueBox
@@ -49,7 +49,7 @@ def read(path: Path, reading: Reading) -> Iterator[Entry]:
     if not places:
         raise InputError(f"{path} holds no folder `{MASKS}`, expected it beside `images`; name the folder above them")
     for place in places:
-        split = split_of(place.name) if place != path else ""
+        split = split_of_folder(place) if place != path else ""
         pictures = pictures_in(reading.images or place / "images") or pictures_in(place)
         of_picture = _masks_of(place / MASKS, {picture.stem for picture in pictures}, reading)
         classes = _classes(place / MASKS, reading)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from paligemma.data.formats.reading import PICTURES, SPLITS, Entry, Reading, split_of
+from paligemma.data.formats.reading import PICTURES, SPLITS, Entry, Reading, split_of_folder
 from paligemma.data.formats.strict import read_bytes, read_text
 from paligemma.data.formats.writing import Writing, by_split, labelled
 from paligemma.data.labelled import LabelledImage, TrueBox
@@ -43,7 +43,7 @@ def read(path: Path, reading: Reading) -> Iterator[Entry]:
         raise InputError(f"{root} holds no XML file, expected Annotations/*.xml; name the folder")
     splits = _splits(root)
     for file in files:
-        split = splits.get(file.stem) or (split_of(file.parent.name) if file.parent != root else "")
+        split = splits.get(file.stem) or (split_of_folder(file.parent) if file.parent != root else "")
         picture = reading.attempt(str(file), _picture, reading, file)
         if picture is not None:
             yield Entry(split, picture)

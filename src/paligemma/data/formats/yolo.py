@@ -22,7 +22,7 @@ from paligemma.data.formats.reading import (
     Entry,
     Reading,
     extents,
-    split_of,
+    split_of_folder,
 )
 from paligemma.data.formats.strict import read_text
 from paligemma.data.formats.writing import Writing, by_split, labelled
@@ -114,8 +114,8 @@ def _places(root: Path, settings: dict[str, Any], reading: Reading) -> list[tupl
         found = [("", place) for place in dict.fromkeys(place for _, place in found)]
     if found:
         return found
-    for pattern in ("images/*", "*/images"):
-        found += [(split_of(str(p.relative_to(root))), p) for p in sorted(root.glob(pattern)) if p.is_dir()]
+    usual = [(p, p) for p in sorted(root.glob("images/*"))] + [(p.parent, p) for p in sorted(root.glob("*/images"))]
+    found = [(split, place) for named, place in usual if place.is_dir() and (split := split_of_folder(named))]
     return found or [("", root / "images" if (root / "images").is_dir() else root)]
 
 
