@@ -1,12 +1,14 @@
 """A run small enough for tests: a model of two blocks, steps of eight drawn rows, sets kept in memory."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 from tests.oracle import TINY, draw_model, draw_prompt
 from torch import Tensor
 
@@ -101,6 +103,33 @@ def tiny_trainer(config: TrainConfig | None = None, stream: Any = None, **more: 
     config = config or tiny_config()
     model = draw_model(TINY[2])
     return Trainer(SuffixObjective(model, config.loss), stream or Stream(), config, **more)
+
+
+def save_tiny_model(folder: Path, dtype: str = "float32") -> Path:
+    """A tiny random model with nano's tokenizer, in Hugging Face's format."""
+    from paligemma.checkpoints import resolve, save
+    from paligemma.tokenizer import Tokenizer
+
+    tokenizer = resolve("nano")
+    text = replace(TINY[2].text, vocab_size=Tokenizer.load(tokenizer).vocab_size, padding_rows=0)
+    model = draw_model(replace(TINY[2], text=text))
+    with torch.no_grad():
+        model.language_model.embed_tokens.weight.mul_(0.1)
+    save(model, folder, dtype=dtype, tokenizer_path=tokenizer)
+    return folder
+
+
+def write_rows(folder: Path, count: int = 8, *, shade: int = 255) -> Path:
+    """`rows.jsonl` of so many pictures in one of three colours, and which; another shade makes other pictures."""
+    folder.mkdir(exist_ok=True)
+    colors = {"red": (shade, 0, 0), "green": (0, shade, 0), "blue": (0, 0, shade)}
+    lines = []
+    for i in range(count):
+        color = list(colors)[i % len(colors)]
+        Image.new("RGB", (12 + i, 12), colors[color]).save(folder / f"{i}.png")
+        lines.append(json.dumps({"image": f"{i}.png", "prefix": "answer en what color?", "suffix": color}))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "rows.jsonl"
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:

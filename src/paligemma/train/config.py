@@ -81,10 +81,11 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     max_tokens: int = 128  # text tokens of a row: bos, prefix, newline, suffix, eos; longer is an error, never cut
     skip_bad: bool = False  # leave bad rows out (rejects.jsonl) instead of stopping before the first step
+    check: int | None = None  # rows of each source that are looked at before it; default all
     workers: int = 1
 
     def __post_init__(self) -> None:
-        _check(self, max_tokens=(4, MANY), workers=(0, 1024))
+        _check(self, max_tokens=(4, MANY), check=(1, MANY), workers=(0, 1024))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +147,7 @@ class OptimConfig:
             timescale=(TINY, MANY), cooldown=(0, MANY), ema=(0, 0.9999999),
         )  # fmt: skip
         if self.momentum and self.name != "sgd":
-            raise UsageError(
-                f"momentum is {self.momentum}, but {self.name} does not use it; set betas, or take sgd"
-            )
+            raise UsageError(f"momentum is {self.momentum}, but {self.name} does not use it; set betas, or take sgd")
         if self.decay_rule == "big_vision" and self.weight_decay > LARGEST_FIXED_DECAY:
             raise UsageError(
                 f"weight_decay {self.weight_decay} by big_vision's rule takes that share of a weight in each step, "

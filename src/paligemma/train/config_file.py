@@ -24,10 +24,10 @@ MAX_BYTES = 2**20
 HEADER = "# What this run was told, defaults included. Read it back: paligemma train --config FILE\n"
 
 # What may change when a run is resumed: nothing that decides which numbers come out, but for their last bits.
-FREE = frozenset(
-    "out threads keep save_every save_minutes track parallel checkpointing micro_batch data.workers evaluate.pictures"
-    .split()
-)  # fmt: skip
+FREE = frozenset({
+    "out", "threads", "keep", "save_every", "save_minutes", "track", "parallel", "checkpointing", "micro_batch",
+    "data.workers", "data.check", "evaluate.pictures",
+})  # fmt: skip
 
 T = TypeVar("T")
 

@@ -50,20 +50,17 @@ def repeatable(device: torch.device, threads: int | None) -> Iterator[None]:
     On a CPU anything that cannot repeat itself is an error; other devices warn, for not all they do can.
     """
     deterministic: Any = torch.utils.deterministic
-    enabled, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    mode = torch.get_deterministic_debug_mode()
     fill, before = deterministic.fill_uninitialized_memory, torch.get_num_threads()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA first multiplies
-    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
     deterministic.fill_uninitialized_memory = False  # finds reads of memory nobody wrote, at the price of writing it
     if threads is not None:
         torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(mode)
         deterministic.fill_uninitialized_memory = fill
         torch.set_num_threads(before)
 

@@ -1,10 +1,11 @@
 """One call that is a whole run: a configuration -> a folder with everything about it.
 
-    config -> start -> parts -> mixture -> stream -> Trainer -> last/, best/
-                                              \\-> observers: logs, terminal, curves, trackers
+    config -> prepare_run (start, parts, examples, objective) -> trainer_of -> Trainer.run -> last/, best/
+                                                                     \\-> observers: logs, terminal, curves, trackers
 
-`runs/NAME/` holds config.yaml, trainable.txt, metrics.jsonl, timings.jsonl, curves.png, summary.json, sets/, best/ and
-last/. A run that was stopped goes on with `resume=True`, with the same bits in one process.
+`runs/NAME/` holds config.yaml, trainable.txt, data_report.txt, metrics.jsonl, timings.jsonl, curves.png, samples/,
+sets/, best/, last/, summary.json and MODEL_CARD.md. A run that was stopped goes on with `resume=True`, with the same
+bits in one process.
 """
 
 import math
@@ -15,15 +16,15 @@ from typing import Any
 
 import torch
 
-from paligemma.checkpoints import load_codec
 from paligemma.checkpoints.placement import choose_device
-from paligemma.data.mixture import Mixture
-from paligemma.data.sources import open_source
 from paligemma.errors import UsageError
-from paligemma.train.config import SourceConfig, TrainConfig
+from paligemma.train.card import write_card
+from paligemma.train.config import TrainConfig
 from paligemma.train.config_file import FREE, differences, from_dict, to_dict, write_config
 from paligemma.train.curves import Curves
 from paligemma.train.distributed import Parallel
+from paligemma.train.evaluate import Evaluation
+from paligemma.train.examples import Examples, open_examples, remarks, write_data_report
 from paligemma.train.exports import gathered, write_export
 from paligemma.train.loop import Trainer
 from paligemma.train.objective import SuffixObjective
@@ -36,25 +37,26 @@ from paligemma.train.state import RunState
 from paligemma.train.streams import ExampleStream
 from paligemma.train.tracking import Tracking
 
-Evaluate = Callable[[int], dict[str, float]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Everything a run needs, before its first step.
+    """Everything a run needs before its first step; no folder was touched.
 
     Attributes:
-        config: as given; `steps` in it may be unknown. resolved: with steps and the time between evaluations.
-        facts: config and data, kept in every set and compared on resuming.
+        given: the configuration as it was given. config: the same with `steps` and `evaluate.every` as numbers.
+        evaluate: figures of the weights as they are; None without validation data.
+        facts: kept in every set and compared on resuming.
     """
 
+    given: TrainConfig
     config: TrainConfig
-    resolved: TrainConfig
     start: Start
     parts: Parts
-    mixture: Mixture
+    examples: Examples
     stream: ExampleStream
     objective: SuffixObjective
+    evaluate: Callable[[int], dict[str, float]] | None
+    parallel: Parallel
     facts: dict[str, Any]
 
 
@@ -65,7 +67,6 @@ def train(
     device: str | None = None,
     quiet: bool = False,
     observers: Sequence[Observer] = (),
-    evaluator: Callable[[Prepared], Evaluate] | None = None,
 ) -> Summary:
     """Trains as `config` says; returns how it ended.
 
@@ -74,7 +75,6 @@ def train(
         device: default CUDA where there is some, else the CPU.
         quiet: nothing on the terminal but notes.
         observers: told of every step besides the run's own.
-        evaluator: makes what judges the weights, for `data.validation`.
 
     Raises:
         UsageError: a configuration that cannot be, a folder that holds a run, other settings or data on resuming.
@@ -82,48 +82,50 @@ def train(
         DivergedError, ResourceError: training stopped; the last set is kept. Stopped: a signal came.
     """
     with Parallel.start(config.parallel, _device(device)) as parallel:
-        prepared = prepare_run(config, parallel)
         heard: list[Observer] = list(observers)
         state = RunState(
             config.out, config.keep, device=parallel.device, world=parallel.world,
             note=lambda text: _tell(heard, text),
         )  # fmt: skip
+        parallel.on_main(lambda: _refuse_another(state, resume))
+        prepared = prepare_run(config, parallel)
         if not parallel.main:
-            return _trainer(prepared, parallel, state, (), evaluator).run()
+            return trainer_of(prepared, state).run()
         with state:
-            if state.begun and not resume:
-                raise UsageError(f"{config.out} holds a run already; resume it, or give another folder as out")
-            write_config(config.out / "config.yaml", config)
-            (config.out / "trainable.txt").write_text(prepared.parts.table() + "\n", encoding="utf-8")
+            _describe(prepared)
             heard += own_observers(prepared, quiet=quiet)
-            trainer = _trainer(prepared, parallel, state, heard, evaluator)
-            summary = trainer.run()
-            write_summary(config.out, asdict(summary))
+            for remark in remarks(prepared.examples.findings):
+                _tell(heard, remark)
+            summary = trainer_of(prepared, state, heard).run()
+            _conclude(prepared, summary)
             return summary
 
 
 def prepare_run(config: TrainConfig, parallel: Parallel | None = None) -> Prepared:
-    """Model, data and objective of a run; touches no folder.
+    """Model, data and objective of a run.
 
     Raises:
         UsageError, UnavailableError, InputError, CheckpointError: see `train`.
     """
     parallel = parallel or Parallel()
-    if not config.data.train:
-        raise UsageError("there is nothing to train on; give data.train a file, a folder or `scenes`")
     start = begin(config, frozen_float32=parallel.kind == "fsdp2")
     parts = prepare(start.model, config)
     master_weights(start)
-    mixture = open_mixture(config, config.data.train, start)
+    examples = open_examples(config, start, parallel)
+    mixture = examples.mixture
+    known = with_steps(config, mixture.epoch_length)
     stream = ExampleStream(
         mixture, start.processor,
         batch_size=config.batch_size, micro_batch=config.micro_batch, max_tokens=config.data.max_tokens,
     )  # fmt: skip
     objective = SuffixObjective(start.model, config.loss, first_location=start.processor.tokenizer.loc_start)
-    facts = {"config": to_dict(config), "data": mixture.facts()}
+    evaluation = Evaluation(
+        objective, start.processor, examples.validation, known, codec_path=start.codec_path, parallel=parallel
+    )
     return Prepared(
-        config=config, resolved=with_steps(config, mixture.epoch_length), start=start, parts=parts, mixture=mixture,
-        stream=stream, objective=objective, facts=facts,
+        given=config, config=known, start=start, parts=parts, examples=examples, stream=stream, objective=objective,
+        evaluate=evaluation if examples.validation else None, parallel=parallel,
+        facts={"config": to_dict(config), "data": mixture.facts()},
     )  # fmt: skip
 
 
@@ -132,24 +134,6 @@ def master_weights(start: Start) -> None:
     for parameter in start.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def open_mixture(
-    config: TrainConfig, sources: Sequence[SourceConfig], start: Start, *, augment: bool = True
-) -> Mixture:
-    """The examples of several sources by position, changed as `data.augment` says."""
-    codec = None if start.codec_path is None else load_codec(start.codec_path)
-    side = start.processor.image_size_px
-    parts = [
-        (
-            open_source(one.path, split=one.split, prefix=one.prefix, name=one.name, image_size_px=side, codec=codec),
-            one.weight,
-        )
-        for one in sources
-    ]
-    changes = config.data.augment
-    changed = augment and any((changes.flip, changes.crop, changes.scale, changes.color))
-    return Mixture(parts, seed=config.seed, augment=changes if changed else None, codec=codec)
 
 
 def with_steps(config: TrainConfig, epoch_length: int | None) -> TrainConfig:
@@ -170,6 +154,39 @@ def with_steps(config: TrainConfig, epoch_length: int | None) -> TrainConfig:
     return replace(config, steps=steps, epochs=None, evaluate=replace(config.evaluate, every=every or steps))
 
 
+def own_observers(prepared: Prepared, *, quiet: bool = False) -> list[Observer]:
+    """What every run is watched by: its logs, the terminal, curves, and the trackers it names."""
+    config = prepared.config
+    assert config.steps is not None
+    terminal = Terminal(config.steps, quiet=quiet)
+    observers: list[Observer] = [Journal(config.out), terminal, Curves(config.out, terminal.on_note)]
+    if config.track:
+        observers.append(Tracking(config.track, config.out, to_dict(prepared.given)))
+    return observers
+
+
+def trainer_of(prepared: Prepared, state: RunState, observers: Sequence[Observer] = ()) -> Trainer:
+    """The trainer of a prepared run, which keeps its sets and exports in `state`."""
+    start, parts, parallel = prepared.start, prepared.parts, prepared.parallel
+
+    def export(name: str) -> None:
+        weights = gathered(parallel, start.model)
+
+        def write(folder: Path) -> None:
+            write_export(folder, weights, config=prepared.given, start=start, parts=parts)
+
+        parallel.on_main(lambda: str(state.export(name, write)))
+
+    def accept(restored: Restored) -> None:
+        check_same_run(restored, prepared)
+
+    return Trainer(
+        prepared.objective, prepared.stream, prepared.config,
+        observers=observers, evaluate=prepared.evaluate, state=state, export=export, facts=prepared.facts,
+        accept=accept, parallel=parallel, bad_steps=prepared.config.out / "bad_steps",
+    )  # fmt: skip
+
+
 def check_same_run(restored: Restored, prepared: Prepared) -> None:
     """
     Raises:
@@ -178,54 +195,41 @@ def check_same_run(restored: Restored, prepared: Prepared) -> None:
     before = from_dict(restored.facts["config"])
     changed = [
         f"{key} was {was!r} and is {now!r}"
-        for key, (was, now) in differences(before, prepared.config).items()
+        for key, (was, now) in differences(before, prepared.given).items()
         if key not in FREE
     ]
-    if restored.facts["data"] != prepared.facts["data"]:
-        pairs = zip(restored.facts["data"], prepared.facts["data"], strict=False)
-        names = [was["name"] for was, now in pairs if was != now] or ["the list of sources"]
-        changed.append(f"the data are others ({', '.join(names)})")
+    data = restored.facts["data"], prepared.facts["data"]
+    if data[0] != data[1]:
+        names = [was["name"] for was, now in zip(*data, strict=False) if was != now]
+        changed.append(f"the data are others ({', '.join(names) or 'another number of sources'})")
     if changed:
         raise UsageError(
-            f"this is not the run in {prepared.config.out}: {'; '.join(changed)}; resume it as it was begun "
+            f"this is not the run in {prepared.given.out}: {'; '.join(changed)}; resume it as it was begun "
             "(config.yaml), or give another folder as out"
         )
 
 
-def own_observers(prepared: Prepared, *, quiet: bool = False) -> list[Observer]:
-    """What every run is watched by: its logs, the terminal, curves, and the trackers it names."""
-    config, steps = prepared.config, prepared.resolved.steps
-    assert steps is not None
-    terminal = Terminal(steps, quiet=quiet)
-    observers: list[Observer] = [Journal(config.out), terminal, Curves(config.out, terminal.on_note)]
-    if config.track:
-        observers.append(Tracking(config.track, config.out, to_dict(config)))
-    return observers
+def _refuse_another(state: RunState, resume: bool) -> None:
+    if state.begun and not resume:
+        raise UsageError(f"{state.out} holds a run already; resume it, or give another folder as out")
 
 
-def _trainer(
-    prepared: Prepared, parallel: Parallel, state: RunState, observers: Sequence[Observer],
-    evaluator: Callable[[Prepared], Evaluate] | None,
-) -> Trainer:  # fmt: skip
-    config = prepared.config
+def _describe(prepared: Prepared) -> None:
+    """What can be said before the first step."""
+    out = prepared.given.out
+    write_config(out / "config.yaml", prepared.given)
+    (out / "trainable.txt").write_text(prepared.parts.table() + "\n", encoding="utf-8")
+    write_data_report(out, prepared.examples.findings)
 
-    def export(name: str) -> None:
-        weights = gathered(parallel, prepared.start.model)
 
-        def write(folder: Path) -> None:
-            write_export(folder, weights, config=config, start=prepared.start, parts=prepared.parts)
-
-        parallel.on_main(lambda: str(state.export(name, write)))
-
-    def accept(restored: Restored) -> None:
-        check_same_run(restored, prepared)
-
-    return Trainer(
-        prepared.objective, prepared.stream, prepared.resolved,
-        observers=observers, state=state, export=export, facts=prepared.facts, accept=accept, parallel=parallel,
-        evaluate=None if evaluator is None or not config.data.validation else evaluator(prepared),
-        bad_steps=config.out / "bad_steps",
-    )  # fmt: skip
+def _conclude(prepared: Prepared, summary: Summary) -> None:
+    """What can be said after the last step."""
+    out, told = prepared.given.out, asdict(summary)
+    write_summary(out, told)
+    figures = {name: told[name] for name in ("best", "last", "steps", "examples", "seconds", "skipped") if told[name]}
+    sources = zip(prepared.given.data.train, prepared.facts["data"], strict=True)
+    counts = {one.name or one.path: fact["rows"] for one, fact in sources if fact["rows"]}
+    write_card(out, prepared.given, figures, counts=counts, trained=prepared.parts.table(every=False))
 
 
 def _device(wanted: str | None) -> torch.device:

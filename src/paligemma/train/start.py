@@ -16,7 +16,7 @@ from torch import nn
 from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
 from paligemma.checkpoints.load import build_model, open_checkpoint
-from paligemma.checkpoints.tensors import common_dtype
+from paligemma.checkpoints.tensors import common_dtype, empty_model
 from paligemma.config import VARIANTS, Config
 from paligemma.errors import CheckpointError, UnavailableError
 from paligemma.model import PaliGemmaModel, resample_positions
@@ -119,8 +119,7 @@ def at_resolution(model: PaliGemmaModel, config: Config) -> PaliGemmaModel:
         return model
     weights = model.state_dict()
     weights[_POSITIONS] = resample_positions(weights[_POSITIONS], config.vision.grid_size)
-    with torch.device("meta"):
-        resized = PaliGemmaModel(config)
+    resized = empty_model(config)
     resized.load_state_dict(weights, strict=True, assign=True)
     return resized
 
