@@ -7,7 +7,6 @@
 base's calibration is not copied: other weights, other scores. Not done here: replacing a folder at once (`state`).
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,13 +39,13 @@ def write_export(
         ResourceError: the disk is full.
     """
     if config.lora is not None:
-        save_adapter(start.model, folder, base=config.model, base_sha256=parts.base_sha256, state=weights)
+        save_adapter(
+            start.model, folder, base=config.model, base_sha256=parts.base_sha256, in_full=parts.in_full, state=weights
+        )
         return
     whole = empty_model(start.model.config)
     whole.load_state_dict(dict(weights), strict=True, assign=True)
     save(
         whole, folder, dtype=start.dtype, image_token_id=start.image_token_id, image=start.image,
-        tokenizer_path=start.tokenizer_path,
+        tokenizer_path=start.tokenizer_path, codec_path=start.codec_path,
     )  # fmt: skip
-    if start.codec_path is not None:
-        shutil.copyfile(start.codec_path, folder / start.codec_path.name)
