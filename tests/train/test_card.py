@@ -27,6 +27,8 @@ def test_what_a_card_tells(tmp_path):
     assert 'license: gemma\nbase_model: "google/paligemma2-3b-pt-224"' in text
     assert "adapters of rank 4 on lm over a base in nf4" in text
     assert "stage 3" in text
+    assert f'load("paligemma2-3b-pt-224", adapter="{tmp_path}/birds/best")' in text
+    assert "| train |" not in text  # nothing but the adapters moves
     assert "| training | `birds.jsonl` | 2 | 1,200 |" in text
     assert "| training | `x` | 1 | 7 |" in text
     assert "| best.loss | 0.5123 |" in text

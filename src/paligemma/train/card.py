@@ -149,7 +149,9 @@ def _what(config: TrainConfig) -> str:
 
 
 def _use(config: TrainConfig) -> str:
-    lines = ["import paligemma", "", f"model = paligemma.load({json.dumps(str(config.out / 'best'))})"]
+    best = json.dumps(str(config.out / "best"))
+    words = best if config.lora is None else f"{json.dumps(config.model)}, adapter={best}"
+    lines = ["import paligemma", "", f"model = paligemma.load({words})"]
     return "\n".join(["```python", *lines, 'print(model.generate("picture.jpg", "caption en").text)', "```"])
 
 
@@ -166,7 +168,9 @@ def _source(use: str, source: SourceConfig, counts: Mapping[str, int]) -> str:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    return {name: value for name, value in asdict(config).items() if name not in _OWN_SECTIONS and value is not None}
+    adapters_alone = ("train",) if config.lora is not None and config.train == ("all",) else ()
+    left_out = (*_OWN_SECTIONS, *adapters_alone)
+    return {name: value for name, value in asdict(config).items() if name not in left_out and value is not None}
 
 
 def _state_in_words(state: Mapping[str, Any] | None) -> str:
