@@ -137,3 +137,16 @@ def test_through_a_file_and_a_change_of_type(kind, tmp_path):
 def test_the_table_of_methods():
     assert {"nf4": Nf4Linear, "nf4-double": Nf4DoubleLinear, "int8": Int8Linear} == METHODS
     assert "bits=4.5" in repr(Nf4Linear.from_linear(linear(64, 64)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine")
+@pytest.mark.parametrize("kind", METHODS.values())
+def test_codes_and_numbers_are_the_same_on_an_accelerator(kind):
+    layer = linear(48, 4304)
+    here, there = kind.from_linear(layer), kind.from_linear(layer.cuda())
+    assert torch.equal(here.codes, there.codes.cpu())
+    torch.testing.assert_close(here.dequantize(), there.dequantize().cpu())
+    x = torch.randn(2, 4304, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    there(x).sum().backward()
+    torch.testing.assert_close(x.grad[0], there.dequantize(torch.bfloat16).sum(0), rtol=2e-2, atol=2e-2)

@@ -252,7 +252,7 @@ def save_adapter(
     """Writes the adapters of `model`, and the parameters named in `in_full`; returns the files.
 
     Args:
-        base: name or path of the model the adapter belongs to; a published name becomes its hub name.
+        base: name or path of the model the adapter belongs to; a published name becomes its hub name, a path absolute.
         base_sha256: that model's `fingerprint`, taken before it was changed (`Parts.base_sha256`).
         in_full: our names of parameters that were trained themselves (`Parts.in_full`).
         layout: of the keys; peft with transformers 5.23 reads its own.
@@ -279,7 +279,7 @@ def save_adapter(
         return hf_key(name, post_norms, layout).rpartition(".")[0].removeprefix("model.")
 
     names = {module_of(f"{name}.weight"): lora for name, lora in loras.items()}
-    config = adapter_config_json(names, list(dict.fromkeys(map(module_of, in_full))), _hub_name(base))
+    config = adapter_config_json(names, list(dict.fromkeys(map(module_of, in_full))), _found_again(base))
     ours = {key: name for name, key in keys.items()} | {PREFIX + hf_key(n, post_norms, layout): n for n in in_full}
     if EMBEDDING in in_full:  # peft wants the tied head as well
         ours[PREFIX + ("language_model." if layout == "hub" else "") + HEAD] = EMBEDDING
@@ -297,5 +297,10 @@ def save_adapter(
     return files
 
 
-def _hub_name(base: str | None) -> str | None:
+def _found_again(base: str | None) -> str | None:
+    """The name by which the base is found from anywhere on this machine."""
+    if base is None or base in hub.BUNDLED:
+        return base
+    if Path(base).expanduser().exists():
+        return str(Path(base).expanduser().resolve())
     return (VARIANTS[base].hub_id or base) if base in VARIANTS else base
