@@ -23,6 +23,9 @@ _ROOMS = {
     "Tiles": "api",
     "Ranked": "api",
     "AnswerStream": "api",
+    "train": "train",
+    "TrainConfig": "train.config",
+    "evaluate": "train.benchmark",
     "Answer": "results",
     "Detections": "results",
     "Box": "results",
@@ -47,7 +50,8 @@ def __getattr__(name: str) -> Any:
     """Imports the room of a public name when it is first asked for."""
     if name not in _ROOMS:
         raise AttributeError(f"module 'paligemma' has no attribute {name!r}")
-    value = getattr(import_module(f"paligemma.{_ROOMS[name]}"), name)
+    room = import_module(f"paligemma.{_ROOMS[name]}")
+    value = room if name == _ROOMS[name] else getattr(room, name)  # `paligemma.train(...)` calls the room itself
     globals()[name] = value
     return value
 

@@ -24,6 +24,9 @@ from paligemma.results import Detections as Detections
 from paligemma.results import Mask as Mask
 from paligemma.results import Notice as Notice
 from paligemma.tokenizer import Tokenizer as Tokenizer
+from paligemma.train import train as train
+from paligemma.train.benchmark import evaluate as evaluate
+from paligemma.train.config import TrainConfig as TrainConfig
 
 __version__: str
 __all__: list[str]

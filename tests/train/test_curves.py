@@ -45,6 +45,9 @@ def test_drawn_after_evaluations_and_at_the_end(tmp_path):
     curves.on_evaluation(1, {"loss": 1.0})
     (tmp_path / "curves.png").unlink()
     curves.on_end(summary(1))
+    assert not (tmp_path / "curves.png").exists()  # nothing has changed
+    curves.on_step(record(2))
+    curves.on_end(summary(2))
     assert (tmp_path / "curves.png").is_file()
     assert notes == []
 

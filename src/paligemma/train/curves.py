@@ -12,7 +12,7 @@ import numpy as np
 
 from paligemma.errors import UnavailableError
 from paligemma.results.files import told
-from paligemma.train.records import Observer, Summary
+from paligemma.train.records import Observer, StepRecord, Summary
 from paligemma.train.report import read_log
 
 NAME = "curves.png"
@@ -29,7 +29,10 @@ class Curves(Observer):
 
     def __init__(self, folder: Path, tell: Callable[[str], None]):
         self.folder, self.tell = folder, tell
-        self._missing = False
+        self._missing, self._drawn = False, False
+
+    def on_step(self, record: StepRecord) -> None:
+        self._drawn = False
 
     def on_evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         self._draw()
@@ -38,8 +41,9 @@ class Curves(Observer):
         self._draw()
 
     def _draw(self) -> None:
-        if self._missing:
+        if self._missing or self._drawn:
             return
+        self._drawn = True
         try:
             draw_curves(self.folder)
         except UnavailableError as error:
