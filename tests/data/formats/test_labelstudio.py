@@ -8,7 +8,7 @@ from PIL import Image
 from tests.data.formats.made import close, data_sets, drawn_boxes, masked_boxes, plain_boxes, round_trip, same_pixels
 
 from paligemma.data.formats import detect, read
-from paligemma.data.formats.labelstudio import brush_mask
+from paligemma.data.formats.labelstudio import SERVED, brush_mask
 from paligemma.errors import InputError
 from paligemma.results import Mask
 from paligemma.results.labelstudio import brush_runs
@@ -84,7 +84,12 @@ def test_a_turned_rectangle_is_a_polygon(tmp_path):
 
 @pytest.mark.parametrize(
     "image",
-    ["a.png", "/data/upload/3/0a1b2c3d-a.png", "/data/local-files/?d=a.png", "/data/local-files/?d=deep%2Fin%2Fa.png"],
+    [
+        "a.png",
+        f"{SERVED}upload/3/0a1b2c3d-a.png",
+        f"{SERVED}local-files/?d=a.png",
+        f"{SERVED}local-files/?d=in%2Fa.png",
+    ],
 )
 def test_where_pictures_are(tmp_path, image):
     assert read(put(tmp_path, image=image))[0][0].item.path.name == "a.png"
@@ -139,7 +144,7 @@ def test_bad_regions_are_told(tmp_path, one, said):
         ({"data": 3}, "expected an object with the picture's name"),
         ({"data": {}}, "file name is expected"),
         ({"data": {"image": "https://example.org/a.png"}}, "is an address"),
-        ({"data": {"image": "/data/upload/1/../../../b.png"}}, "no picture"),
+        ({"data": {"image": f"{SERVED}upload/1/../../../b.png"}}, "no picture"),
         ({"annotations": 3}, "expected a list of objects"),
         ({"annotations": [{"result": 3}]}, "expected a list of regions"),
     ],

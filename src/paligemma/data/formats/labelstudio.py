@@ -29,6 +29,7 @@ from paligemma.results.files import writing as whole_file
 from paligemma.results.labelstudio import BOXES, BRUSH, PICTURE, POLYGON, brush_runs
 
 DECIMALS = 6
+SERVED = "/data/"  # how Label Studio calls what it serves itself
 _UPLOADED = re.compile(r"[0-9a-f]{8}-")
 
 
@@ -87,9 +88,9 @@ def _picture_name(data: Mapping[str, Any]) -> Any:
 
 
 def _find(reading: Reading, file: Path, name: Any) -> Path:
-    """The picture of `a.png`, `/data/upload/1/0a1b2c3d-a.png` or `/data/local-files/?d=folder/a.png`."""
+    """The picture of `a.png`, or below `SERVED`: `upload/1/0a1b2c3d-a.png`, `local-files/?d=folder/a.png`."""
     names = [name]
-    if isinstance(name, str) and name.startswith("/data/"):
+    if isinstance(name, str) and name.startswith(SERVED):
         inside = parse_qs(urlsplit(name).query).get("d", [unquote(urlsplit(name).path).rpartition("/")[2]])[0]
         names = [inside, _UPLOADED.sub("", inside, count=1), inside.rpartition("/")[2]]
     reasons = []
