@@ -47,7 +47,7 @@ def config_of(**more):
     # Some gradients are zero but for rounding (biases of keys); with Adam's usual eps they would move by a whole lr.
     optim = {"lr": 3e-3, "eps": 1e-3, "warmup": 1, "weight_decay": 1e-3, "ema": 0.5, **more.pop("optim", {})}
     more["lora"] = LoraConfig(**more["lora"]) if "lora" in more else None
-    given = {"steps": 5, "batch_size": 8, "precision": "fp32", "save_every": 2, "save_minutes": 0, **more}
+    given = {"steps": 5, "batch_size": 8, "precision": "fp32", "save_every": 4, "save_minutes": 0, **more}
     return TrainConfig(
         data=DataConfig(workers=0), loss=LossConfig(chunk=16), optim=OptimConfig(**optim), seed=3, **given
     )
@@ -63,8 +63,8 @@ def run(out, files=None, **more):
     state = RunState(out, files=files, world=parallel.world)
     with parallel, state if parallel.main else contextlib.nullcontext():
         trainer = Trainer(
-            objective, Rows(), config, state=state, observers=[Journal(out)], parallel=parallel,
-            export=lambda name: export(state, parallel, objective, name),
+            objective, Rows(micro_batch=config.micro_batch or 2), config, state=state, observers=[Journal(out)],
+            parallel=parallel, export=lambda name: export(state, parallel, objective, name),
         )  # fmt: skip
         return trainer.run()
 
