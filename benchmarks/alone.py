@@ -42,6 +42,16 @@ def resident() -> int:
     return _status("VmRSS")
 
 
+def forget_peak() -> None:
+    """Lets `most` count from now on."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def most() -> int:
+    """Most bytes of this process that were in memory at one time."""
+    return _status("VmHWM")
+
+
 class Peak:
     """Seconds by the clock and of the processor, and the most memory, of a `with` block.
 
@@ -50,14 +60,14 @@ class Peak:
     """
 
     def __enter__(self) -> "Peak":
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        forget_peak()
         self.before, self._began = resident(), (time.perf_counter(), time.process_time())
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._began[0]
         self.processor_s = time.process_time() - self._began[1]
-        self.most = _status("VmHWM")
+        self.most = most()
 
 
 def machine() -> dict[str, Any]:
