@@ -42,12 +42,17 @@ def test_no_text_ends_otherwise_than_in_a_value_or_a_sentence(text):
         ("[" * 200_000, "nested too deep"),
         ('{"a": ' * 200_000, "nested too deep"),
         ('"\0"', "no JSON"),
+        (r'["\ud83d"]', "half a character"),
         ("", "no JSON"),
     ],
 )
 def test_what_two_readers_could_read_in_two_ways(text, said):
     with pytest.raises(InputError, match=said):
         strict.parse_json(text)
+
+
+def test_characters_in_two_halves_are_whole():
+    assert strict.parse_json(r'"\ud83d\ude00"') == "\U0001f600"
 
 
 def test_lines_end_in_any_way(tmp_path):

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def _picture(reading: Reading, file: Path, task: Any) -> LabelledImage:
 
 def _picture_name(data: Mapping[str, Any]) -> Any:
     texts = [value for value in data.values() if isinstance(value, str)]
-    named = [text for text in texts if Path(urlsplit(text).path).suffix.lower() in PICTURES]
+    named = [text for text in texts if Path(text.partition("?")[0]).suffix.lower() in PICTURES]
     return data.get(PICTURE) or next(iter(named or texts), None)
 
 
@@ -91,10 +91,11 @@ def _find(reading: Reading, file: Path, name: Any) -> Path:
     """The picture of `a.png`, or below `SERVED`: `upload/1/0a1b2c3d-a.png`, `local-files/?d=folder/a.png`."""
     names = [name]
     if isinstance(name, str) and name.startswith(SERVED):
-        inside = parse_qs(urlsplit(name).query).get("d", [unquote(urlsplit(name).path).rpartition("/")[2]])[0]
+        path, _, query = name.partition("?")
+        inside = parse_qs(query).get("d", [unquote(path).rpartition("/")[2]])[0]
         names = [inside, _UPLOADED.sub("", inside, count=1), inside.rpartition("/")[2]]
     reasons = []
-    for one in dict.fromkeys(names):
+    for one in names:
         try:
             return reading.picture(one, file.parent, file.parent / "images")
         except InputError as error:

@@ -1,11 +1,12 @@
 """Text and JSON out of files nobody has checked: bounded in memory, one meaning each, or one sentence why not.
 
 In: files of any content. Out: text, lines, JSON values. Refused: what is no UTF-8, lines longer than `MAX_LINE_BYTES`,
-keys that stand twice in one object, NaN and infinity, integers of more digits than any pixel or id has, nesting without
-end. A byte order mark and CR LF are read over.
+keys that stand twice in one object, halves of characters, NaN and infinity, integers of more digits than any pixel or
+id has, nesting without end. A byte order mark and CR LF are read over.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from paligemma.errors import InputError
 MAX_LINE_BYTES = 16 << 20
 MAX_FILE_BYTES = 4 << 30  # of a file that is read as a whole; COCO's largest has 0.5 GB
 MAX_DIGITS = 18
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # JSON's spelling of half a character
 
 
 def read_bytes(file: Path, limit: int = MAX_FILE_BYTES) -> bytes:
@@ -97,7 +99,12 @@ def parse_json(text: str) -> Any:
         InputError: no JSON, or JSON that two readers could understand in two ways.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number, parse_int=_integer)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number, parse_int=_integer)
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise InputError("half a character (a lone surrogate such as \\ud800), expected whole ones; mend it") from None
     except RecursionError:
         raise InputError("JSON nested too deep to be read; expected rows of plain values") from None
     except InputError:
