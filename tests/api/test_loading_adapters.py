@@ -42,6 +42,16 @@ def test_the_adapters_directory_is_a_name_too(directory, adapter):
         load(adapter, adapter=adapter)
 
 
+def test_the_adapters_resolution_is_the_models(directory, tmp_path):
+    adapter = write_adapter(directory, tmp_path / "adapter", px=84)
+    adapted = load(directory, device="cpu", adapter=adapter)
+    assert adapted.config.vision.image_size_px == adapted.processor.image_size_px == 84
+    assert adapted.processor.num_image_tokens == 36
+    assert adapted.ocr(picture(), max_tokens=2).task == "ocr"
+    with pytest.raises(CheckpointError, match="trained on pictures of 84 px, but this model takes 56 px"):
+        load_adapter(load_checkpoint(directory).model, adapter)
+
+
 def test_an_unknown_adapter_is_never_the_base_alone(directory):
     with pytest.raises(UnavailableError, match="there is no adapter"):
         load(directory, device="cpu", adapter="nowhere")

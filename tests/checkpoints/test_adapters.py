@@ -187,6 +187,14 @@ def test_another_base_is_refused_unless_allowed(saved):
     load_adapter(draw_model(TINY[2]), saved, base="another name for the same weights")
 
 
+@pytest.mark.parametrize("size", ["-8", "8.5", "99999999"])
+def test_a_resolution_that_cannot_be(size, saved):
+    tensors = load_file(saved / "adapter_model.safetensors")
+    save_file(tensors, saved / "adapter_model.safetensors", {"image_size_px": size})
+    with pytest.raises(CheckpointError, match="says it was trained on pictures of"):
+        load_adapter(draw_model(TINY[2]), saved)
+
+
 def test_without_a_fingerprint_published_names_are_compared(saved):
     tensors = load_file(saved / "adapter_model.safetensors")
     save_file(tensors, saved / "adapter_model.safetensors")

@@ -5,6 +5,7 @@ from tests.oracle import TINY, draw_model
 
 from paligemma.checkpoints import load_checkpoint, save
 from paligemma.checkpoints.fingerprint import fingerprint
+from paligemma.checkpoints.load import at_resolution
 
 
 def test_formats_and_types_do_not_matter(tmp_path):
@@ -15,6 +16,11 @@ def test_formats_and_types_do_not_matter(tmp_path):
     assert len(sha256) == 64
     assert fingerprint(load_checkpoint(tmp_path / "hf").model) == sha256
     assert fingerprint(load_checkpoint(tmp_path / "model.npz").model) == sha256
+
+
+def test_another_resolution_has_the_same_weights():
+    model = draw_model(TINY[2])
+    assert fingerprint(at_resolution(model, 12)) == fingerprint(model)
 
 
 def test_other_weights_have_another():

@@ -45,6 +45,12 @@ def test_the_logits_stay(base, lora, tmp_path):
     torch.testing.assert_close(random_logits(alone), random_logits(together), rtol=1e-4, atol=1e-4)
 
 
+def test_the_adapters_resolution_is_kept(base, tmp_path):
+    assert merge(base, write_adapter(base, tmp_path / "adapter", px=84), tmp_path / "merged").close
+    merged = load_checkpoint(tmp_path / "merged")
+    assert merged.config.vision.image_size_px == merged.image.size_px == 84
+
+
 def test_everything_that_belongs_to_a_model_goes_along(base, tmp_path):
     report = merge(base, write_adapter(base, tmp_path / "adapter"), tmp_path / "merged", dtype="bfloat16")
     assert load_checkpoint(tmp_path / "merged").dtype == torch.bfloat16

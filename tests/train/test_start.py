@@ -7,10 +7,11 @@ from tests.oracle import TINY
 from tests.train.tiny import save_tiny_model
 
 from paligemma.checkpoints import load_checkpoint
+from paligemma.checkpoints.load import at_resolution
 from paligemma.errors import UnavailableError
 from paligemma.model import resample_positions
 from paligemma.train.config import LoraConfig, TrainConfig
-from paligemma.train.start import at_resolution, begin, from_nothing
+from paligemma.train.start import begin, from_nothing
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_another_resolution_resamples_the_position_table_alone(folder):
     assert torch.equal(after.pop(name), resample_positions(before.pop(name), 4))
     assert all(torch.equal(after[other], before[other]) for other in before)
     assert torch.isfinite(larger.model(torch.tensor([[-1] * 16 + [2, 5]]), torch.zeros(1, 3, 16, 16))).all()
-    same = at_resolution(plain.model, plain.model.config)
+    same = at_resolution(plain.model, plain.model.config.vision.image_size_px)
     assert same is plain.model
 
 

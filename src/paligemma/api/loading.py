@@ -14,10 +14,10 @@ from paligemma.api.model import IMAGE_CACHE, PaliGemma
 from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.adapter_config import read_adapter_config
 from paligemma.checkpoints.adapters import CONFIG as ADAPTER_CONFIG
-from paligemma.checkpoints.adapters import find_adapter, is_adapter, load_adapter
+from paligemma.checkpoints.adapters import find_adapter, is_adapter, load_adapter, trained_size_px
 from paligemma.checkpoints.fingerprint import fingerprint
 from paligemma.checkpoints.hub import CALIBRATION
-from paligemma.checkpoints.load import Opened, build_model, open_checkpoint
+from paligemma.checkpoints.load import Opened, at_resolution, build_model, open_checkpoint
 from paligemma.checkpoints.placement import choose_device, choose_dtype
 from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import VARIANTS, did_you_mean
@@ -54,7 +54,8 @@ def load(
         resize: one of `pixels.RESIZES`; by default what the checkpoint says.
         image_cache: how many pictures' features to remember (at most 512 MiB of them); 0 none.
         calibration: file that `paligemma calibrate` wrote; by default calibration.json beside the adapter or model.
-        adapter: directory of a LoRA in PEFT's format, or hub name that was pulled before, to answer with.
+        adapter: directory of a LoRA in PEFT's format, or hub name that was pulled before, to answer with; the model
+            takes pictures of the size that the adapter was trained on.
         any_base: accept an adapter that was trained on another base.
 
     Raises:
@@ -71,7 +72,10 @@ def load(
         raise CheckpointError(
             f"{path} comes without a tokenizer; put tokenizer.json or tokenizer.model beside it, or give tokenizer=PATH"
         )
-    vision, text = opened.config.vision, opened.config.text
+    size_px = opened.config.vision.image_size_px
+    if adapter_path is not None:
+        size_px = trained_size_px(adapter_path) or size_px
+    vision, text = opened.config.at_resolution(size_px).vision, opened.config.text
     # the file's "bilinear" is Pillow's, which averages when it shrinks; the one of RESIZES is big_vision's without
     stored_resize = {"bilinear": "bilinear-antialias"}.get(opened.image.resize, opened.image.resize)
     processor = Processor(
@@ -85,7 +89,7 @@ def load(
             f"the tokenizer at {words} has {processor.tokenizer.vocab_size} ids, but the model only "
             f"{text.embedding_rows} rows; use the tokenizer that belongs to this model"
         )
-    model = build_model(opened, chosen, place)
+    model = at_resolution(build_model(opened, chosen, place), size_px)
     called = opened.name or str(path if adapter is None and adapter_path else name)
     if adapter_path is not None:
         load_adapter(model, adapter_path, base=called, base_sha256=_fingerprint(opened, chosen), any_base=any_base)

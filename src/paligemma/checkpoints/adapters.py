@@ -19,7 +19,7 @@ from paligemma.checkpoints import hub
 from paligemma.checkpoints.adapter_config import AdapterConfig, adapter_config_json, read_adapter_config
 from paligemma.checkpoints.fingerprint import fingerprint
 from paligemma.checkpoints.hf import EMBEDDING, HEAD, hf_key, normalise
-from paligemma.checkpoints.safetensors_io import TORCH_TYPES, TensorFiles, write_file, writing
+from paligemma.checkpoints.safetensors_io import TORCH_TYPES, TensorFiles, read_header, write_file, writing
 from paligemma.checkpoints.tensors import Shape, parameter_shapes, quantised, told
 from paligemma.config import VARIANTS, Config
 from paligemma.errors import CheckpointError, UnavailableError, UsageError
@@ -31,7 +31,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _LEAVES = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}  # ours -> PEFT's
-_SHA256 = "base_sha256"
+_SHA256, _SIZE = "base_sha256", "image_size_px"  # in the weight file's metadata
+MAX_SIZE_PX = 8192
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Adapter:
         loras: our linear layers' names and what sits on them.
         keys: our parameters' names (`...up_proj.lora_A`, or of a parameter trained in full) -> the file's.
         base: name of the model it was trained on. base_sha256: that model's fingerprint. None where untold.
+        image_size_px: of the pictures it was trained on, None where untold.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Adapter:
     files: TensorFiles
     base: str | None
     base_sha256: str | None
+    image_size_px: int | None
 
 
 def is_adapter(path: Path) -> bool:
@@ -78,13 +81,15 @@ def find_adapter(name: "str | Path") -> Path:
 
 
 def open_adapter(name: "str | Path", config: Config) -> Adapter:
-    """Reads headers and configuration and checks every name and shape against the architecture.
+    """Reads headers and configuration and checks every name and shape against the architecture, at its resolution.
 
     Raises:
         UnavailableError: nothing is there.
         CheckpointError: damaged, not supported, or tensors that are unknown, missing or of another shape.
     """
     path = find_adapter(name)
+    sha256, size = _metadata(path)
+    config = config.at_resolution(size) if size else config
     told_config = read_adapter_config(path / CONFIG)
     files = TensorFiles([path / WEIGHTS])
     expected, loras = _expected(files, told_config, config, path)
@@ -106,9 +111,29 @@ def open_adapter(name: "str | Path", config: Config) -> Adapter:
     for key in stored.values():
         if files.entries[key].stored not in TORCH_TYPES:
             raise quantised(str(path), key, files.entries[key].stored)
+    return Adapter(path, loras, stored, files, told_config.base, sha256, size)
+
+
+def trained_size_px(name: "str | Path") -> int | None:
+    """The side of the pictures that an adapter was trained on; None where its file does not say.
+
+    Raises:
+        UnavailableError, CheckpointError: as `find_adapter`.
+    """
+    return _metadata(find_adapter(name))[1]
+
+
+def _metadata(path: Path) -> tuple[str | None, int | None]:
+    """The base's fingerprint and the resolution."""
+    read_header(path / WEIGHTS)  # says what is wrong with a damaged file
     with safe_open(path / WEIGHTS, "pt") as file:
-        sha256 = (file.metadata() or {}).get(_SHA256)
-    return Adapter(path, loras, stored, files, told_config.base, sha256)
+        words = file.metadata() or {}
+    size = words.get(_SIZE)
+    if size is not None and not (size.isdecimal() and 0 < int(size) <= MAX_SIZE_PX):
+        raise CheckpointError(
+            f"{path} says it was trained on pictures of {size[:80]!r} px, expected up to {MAX_SIZE_PX}; save it again"
+        )
+    return words.get(_SHA256), None if size is None else int(size)
 
 
 def _layout(files: TensorFiles) -> str:
@@ -203,6 +228,11 @@ def load_adapter(
     if any(isinstance(layer, LoraLinear) for _, layer in linears(model)):
         raise UsageError("this model has an adapter already; load the base again, or merge the first one")
     adapter = open_adapter(name, model.config)
+    if adapter.image_size_px not in (None, model.config.vision.image_size_px):
+        raise CheckpointError(
+            f"{adapter.path} was trained on pictures of {adapter.image_size_px} px, but this model takes "
+            f"{model.config.vision.image_size_px} px; bring it there first (`at_resolution`)"
+        )
     if not any_base:
         _check_base(adapter, base, base_sha256 or fingerprint(model))
 
@@ -292,7 +322,7 @@ def save_adapter(
         write_file(
             weight_file, shapes, torch.float32,
             lambda key: parameters[ours[key]].detach().to("cpu", torch.float32).contiguous(),
-            metadata={_SHA256: base_sha256} if base_sha256 else {},
+            metadata={_SIZE: str(model.config.vision.image_size_px), **({_SHA256: base_sha256} if base_sha256 else {})},
         )  # fmt: skip
     return files
 

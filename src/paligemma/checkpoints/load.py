@@ -25,8 +25,9 @@ from paligemma.checkpoints.tensors import (
 )
 from paligemma.config import VARIANTS, Config, variant
 from paligemma.errors import CheckpointError, ResourceError
-from paligemma.model import PaliGemmaModel
+from paligemma.model import PaliGemmaModel, resample_positions
 
+POSITIONS = "vision_tower.position_embedding"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy")
 _OTHERS = {".gguf": "GGUF", ".h5": "Keras", ".keras": "Keras", ".onnx": "ONNX", ".sbs": "gemma.cpp", ".msgpack": "Flax"}
 
@@ -113,6 +114,18 @@ def build_model(opened: Opened, dtype: torch.dtype, device: "str | torch.device"
         ) from error
     model.load_state_dict(weights, strict=True, assign=True)
     return model
+
+
+def at_resolution(model: PaliGemmaModel, image_size_px: int) -> PaliGemmaModel:
+    """The same weights for pictures of another size; the position table is resampled as the reference does."""
+    config = model.config.at_resolution(image_size_px)
+    if config == model.config:
+        return model
+    weights = model.state_dict()
+    weights[POSITIONS] = resample_positions(weights[POSITIONS], config.vision.grid_size)
+    resized = empty_model(config)
+    resized.load_state_dict(weights, strict=True, assign=True)
+    return resized
 
 
 def open_checkpoint(path: Path, variant: str | None = None) -> Opened:

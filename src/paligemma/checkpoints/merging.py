@@ -6,15 +6,15 @@ quantised base is refused: its rounding would swallow the adapter. Needs memory 
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from paligemma.checkpoints import hub
-from paligemma.checkpoints.adapters import find_adapter, load_adapter
+from paligemma.checkpoints.adapters import find_adapter, load_adapter, trained_size_px
 from paligemma.checkpoints.conversion import random_logits, save
-from paligemma.checkpoints.load import build_model, open_checkpoint
+from paligemma.checkpoints.load import at_resolution, build_model, open_checkpoint
 from paligemma.checkpoints.tensors import as_dtype, common_dtype, dtype_name
 from paligemma.errors import UsageError
 from paligemma.linear.lora import LoraLinear
@@ -90,14 +90,16 @@ def merge(
         raise UsageError(f"{destination} holds what is to be merged; choose another target")
     opened = open_checkpoint(source)
     stored = as_dtype(dtype) or common_dtype(opened.tensors)
-    model = build_model(opened, torch.float32)
+    size_px = trained_size_px(adapter_path) or opened.config.vision.image_size_px
+    model = at_resolution(build_model(opened, torch.float32), size_px)
     plain = random_logits(model)
     load_adapter(model, adapter_path, base=opened.name or str(base), any_base=any_base)
     expected = random_logits(model)
     layers = merge_in_place(model)
     files = save(
-        model, destination, dtype=stored, image_token_id=opened.image_token_id, image=opened.image,
-        tokenizer_path=opened.tokenizer_path, codec_path=hub.codec_beside(source), overwrite=overwrite,
+        model, destination, dtype=stored, image=replace(opened.image, size_px=size_px),
+        image_token_id=opened.image_token_id, tokenizer_path=opened.tokenizer_path,
+        codec_path=hub.codec_beside(source), overwrite=overwrite,
     )  # fmt: skip
     del model
     beside = [path / hub.CALIBRATION for path in (adapter_path, home)]

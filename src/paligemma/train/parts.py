@@ -113,14 +113,16 @@ def prepare(model: PaliGemmaModel, config: TrainConfig) -> Parts:
     Adapters are float32; every other parameter keeps its type.
 
     Raises:
-        UsageError: an unknown part, a part both trained in full and adapted, a quantised base without adapters, or
-            nothing to train.
+        UsageError: an unknown part, a part both trained in full and adapted, a quantised base without adapters,
+            adapters over random weights, or nothing to train.
     """
     sizes = {part: sum(p.numel() for p in getattr(model, TOWERS[part]).parameters()) for part in TOWERS}
     full = () if config.lora and config.train == ("all",) else config.train
     moves = matching(*(_known(name, TRAIN, "train") for name in full))
     adapts = _adapted(config.lora, model)
     _refuse_both(model, moves, adapts)
+    if config.lora and config.model.startswith("scratch:"):
+        raise UsageError("an adapter over random weights belongs to no base that is kept; train all, or give a model")
     if config.quantize and config.lora is None:
         raise UsageError("a quantised base cannot be trained itself; add lora, or leave quantize out")
     base = None if model.projector.weight.is_meta else fingerprint(model)

@@ -15,18 +15,17 @@ from torch import nn
 
 from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
-from paligemma.checkpoints.load import build_model, open_checkpoint
-from paligemma.checkpoints.tensors import common_dtype, empty_model
+from paligemma.checkpoints.load import at_resolution, build_model, open_checkpoint
+from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import VARIANTS, Config
 from paligemma.errors import CheckpointError, UnavailableError
-from paligemma.model import PaliGemmaModel, resample_positions
+from paligemma.model import PaliGemmaModel
 from paligemma.processor import Processor
 from paligemma.tokenizer import Tokenizer
 from paligemma.train.config import TrainConfig
 from paligemma.train.scratch import initialise
 
 SCRATCH = "scratch:"
-_POSITIONS = "vision_tower.position_embedding"
 # The filter a file calls bilinear is Pillow's, which averages as it shrinks; `pixels` knows that of TensorFlow too.
 _RESIZE = {"bilinear": "bilinear-antialias"}
 
@@ -90,7 +89,7 @@ def begin(config: TrainConfig, *, frozen_float32: bool = False) -> Start:
         dtype = common_dtype(opened.tensors)
         keeps = config.lora is not None and not frozen_float32 and config.precision == "bf16"
         model = build_model(opened, dtype if keeps and dtype != torch.float16 else torch.float32)
-        model = at_resolution(model, wanted)
+        model = at_resolution(model, wanted.vision.image_size_px)
     vision = wanted.vision
     image = replace(found.image, size_px=vision.image_size_px)
     processor = Processor(
@@ -111,17 +110,6 @@ def from_nothing(config: Config, seed: int, first_location: int) -> PaliGemmaMod
             nn.init.zeros_(module.bias)  # torch draws them too
     initialise(model, seed=seed, first_location=first_location)
     return model
-
-
-def at_resolution(model: PaliGemmaModel, config: Config) -> PaliGemmaModel:
-    """The same weights in `config`, which differs in nothing but the resolution; the position table is resampled."""
-    if config == model.config:
-        return model
-    weights = model.state_dict()
-    weights[_POSITIONS] = resample_positions(weights[_POSITIONS], config.vision.grid_size)
-    resized = empty_model(config)
-    resized.load_state_dict(weights, strict=True, assign=True)
-    return resized
 
 
 def _find(name: str) -> _Found:
