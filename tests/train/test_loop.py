@@ -7,7 +7,7 @@ import torch
 from tests.oracle import TINY, draw_model
 from tests.train.tiny import ROWS, Seen, Sets, Stream, equal, tiny_config, tiny_trainer, weights
 
-from paligemma.errors import DivergedError, InputError, UsageError
+from paligemma.errors import DivergedError, InputError, ResourceError, UsageError
 from paligemma.train.config import DataConfig, EvalConfig, LossConfig, OptimConfig, SourceConfig
 from paligemma.train.loop import Trainer, is_better, num_tokens
 from paligemma.train.objective import SuffixObjective
@@ -180,6 +180,17 @@ def test_a_step_without_anything_to_learn_is_refused():
     batches = [replace(batch, mask_loss=torch.zeros_like(batch.mask_loss)) for batch in Stream().micro_batches(0)]
     with pytest.raises(InputError, match=r"step 1 has no token to learn \(row:0, row:1"):
         trainer.gradient(batches)
+
+
+def test_too_little_memory_names_what_to_change():
+    trainer = tiny_trainer(tiny_config(micro_batch=4))
+
+    def fail(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer.forward = fail
+    with pytest.raises(ResourceError, match="step 1 needs more memory than cpu has, with 4 examples at a time"):
+        trainer.run()
 
 
 def test_gradients_are_clipped_by_their_common_norm():

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from paligemma.config import did_you_mean
-from paligemma.errors import DivergedError, InputError, UsageError
+from paligemma.errors import DivergedError, InputError, ResourceError, UsageError
 from paligemma.train.bad_steps import ids_of, keep_bad_step
 from paligemma.train.config import TrainConfig
 from paligemma.train.distributed import Parallel
@@ -162,7 +162,8 @@ class Trainer:
         progress, done = self.progress, self.progress.step
         self.objective.train()
         seed_step(self.config.seed, done, self.parallel.rank)
-        losses = self.gradient(batches)
+        with self._enough_memory():
+            losses = self.gradient(batches)
         norm = float(self.parallel.clip_grad_norm(self.parameters.values(), self.config.optim.clip_norm))
         good = all(map(math.isfinite, (norm, *losses.values())))
         if good:
@@ -206,6 +207,7 @@ class Trainer:
                 "examples; check the data"
             )
         scale = self.parallel.gradient_scale / weight
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, 1):
             with self.parallel.accumulating(self.forward, last=number == len(batches)), self.parallel.peers():
@@ -213,9 +215,25 @@ class Trainer:
                     found = self.forward(batch.to(self.device))
                 (found["loss"] * scale).backward()
             for name, value in found.items():
-                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
-        whole = self.parallel.all_reduce_sum({name: float(value) for name, value in sums.items()})
+                sums[name] = sums[name] + value.detach().to(exact) if name in sums else value.detach().to(exact)
+        values = torch.stack(list(sums.values())).tolist()  # the step's one wait for the device, beside the norm's
+        whole = self.parallel.all_reduce_sum(dict(zip(sums, values, strict=True)))
         return {name: value / weight for name, value in whole.items()}
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        """
+        Raises:
+            ResourceError: there is not.
+        """
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            size = self.config.micro_batch or self.config.batch_size // self.parallel.world
+            raise ResourceError(
+                f"step {self.progress.step + 1} needs more memory than {self.device} has, with {size} examples at a "
+                "time; set a smaller micro_batch (the result stays the same) or checkpointing, and resume"
+            ) from error
 
     def _skipped(self, batches: Sequence[Any], record: StepRecord) -> None:
         """Keeps the batch that gave no usable gradient; ends the run after `MAX_BAD_STEPS` in a row."""
