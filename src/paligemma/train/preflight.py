@@ -8,7 +8,8 @@ optimizer and random numbers are afterwards as before, bit for bit. Not done her
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +19,7 @@ from paligemma.results.files import writing
 from paligemma.train.config import TrainConfig
 from paligemma.train.distributed import Parallel
 from paligemma.train.dry_run import DryRun, Overfit, dry_run, overfit
+from paligemma.train.evaluate import Evaluation
 from paligemma.train.loop import Trainer
 from paligemma.train.model_checks import TESTS, check_model
 from paligemma.train.objective import Objective, StepStream
@@ -69,12 +71,12 @@ class Preflight:
         """Two steps and an evaluation as the run would do them, and on request a batch learnt by heart.
 
         Args:
-            evaluate: of `FEW` examples.
+            evaluate: an `Evaluation` looks at `FEW` examples and saves no pictures; anything else is called as it is.
 
         Raises:
             CheckFailed: the batch was not learnt.
         """
-        cost = dry_run(trainer, evaluate)
+        cost = dry_run(trainer, of_few(evaluate) if isinstance(evaluate, Evaluation) else evaluate)
         learnt = None if overfit_steps is None else overfit(trainer, overfit_steps)
         if self.parallel.main:
             self.say(told(cost))
@@ -139,6 +141,13 @@ def grouped(findings: Sequence[Finding]) -> list[str]:
     for found in findings:
         kinds.setdefault(found.check, []).append(found)
     return [f"{same[0]}" + (f" (and {len(same) - 1} more)" if len(same) > 1 else "") for same in kinds.values()]
+
+
+def of_few(evaluation: Evaluation) -> Evaluation:
+    """The same of `FEW` examples, without pictures."""
+    few = copy(evaluation)
+    few.config = replace(few.config, evaluate=replace(few.config.evaluate, limit=FEW, pictures=0))
+    return few
 
 
 def told(cost: DryRun) -> str:

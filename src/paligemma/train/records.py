@@ -74,7 +74,7 @@ class Summary:
 
     Attributes:
         steps: done in all.
-        stopped: "done", or "patience": no better for `evaluate.patience` evaluations.
+        stopped: "done", "patience" (no better for `evaluate.patience` evaluations), or "dry run".
         best, last: evaluations; None and {} without any.
         skipped: steps without learning.
         seconds: of this process, which began after step `resumed`.

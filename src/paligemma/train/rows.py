@@ -5,7 +5,7 @@ In: `TrainingBatch`es as the loader gives them. Out: `Row`s, which people look a
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
@@ -44,7 +44,7 @@ class Row:
     id: str
     source: str
     tokens: tuple[Token, ...]
-    pictures: tuple[Tensor, ...]
+    pictures: tuple[Tensor, ...] = field(repr=False, compare=False)
 
     def of(self, part: Part) -> list[Token]:
         """The tokens of one part, in order."""

@@ -3,13 +3,14 @@
     config -> prepare_run (start, parts, examples, objective) -> trainer_of -> Trainer.run -> last/, best/
                                                                      \\-> observers: logs, terminal, curves, trackers
 
-`runs/NAME/` holds config.yaml, trainable.txt, data_report.txt, metrics.jsonl, timings.jsonl, curves.png, samples/,
-sets/, best/, last/, summary.json and MODEL_CARD.md. A run that was stopped goes on with `resume=True`, with the same
-bits in one process.
+`runs/NAME/` holds config.yaml, trainable.txt, data_report.txt, examples.html, metrics.jsonl, timings.jsonl, curves.png,
+samples/, sets/, best/, last/, summary.json and MODEL_CARD.md. A run that was stopped goes on with `resume=True`, with
+the same bits in one process.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from paligemma.train.exports import gathered, write_export
 from paligemma.train.loop import Trainer
 from paligemma.train.objective import SuffixObjective
 from paligemma.train.parts import Parts, prepare
+from paligemma.train.preflight import Preflight
 from paligemma.train.records import Observer, Summary
 from paligemma.train.report import Journal, Terminal, write_summary
 from paligemma.train.sets import Restored
@@ -67,16 +69,26 @@ def train(
     device: str | None = None,
     quiet: bool = False,
     observers: Sequence[Observer] = (),
+    preflight: bool = True,
+    dry_run: bool = False,
+    overfit: int | None = None,
 ) -> Summary:
     """Trains as `config` says; returns how it ended.
+
+    A new run is checked before its first step: its first rows, the model on them, two steps and a short evaluation,
+    which change nothing. One that is resumed was checked when it began.
 
     Args:
         resume: go on in `config.out` from its last set.
         device: default CUDA where there is some, else the CPU.
         quiet: nothing on the terminal but notes.
         observers: told of every step besides the run's own.
+        preflight: False leaves these checks out.
+        dry_run: end after them, with the first rows on stderr.
+        overfit: also learn one batch by heart in so many steps, to see that it can be learnt.
 
     Raises:
+        CheckFailed: the model leaks answers or sees padding, or the batch was not learnt.
         UsageError: a configuration that cannot be, a folder that holds a run, other settings or data on resuming.
         UnavailableError, InputError, CheckpointError: model or data cannot be had or read.
         DivergedError, ResourceError: training stopped; the last set is kept. Stopped: a signal came.
@@ -89,15 +101,27 @@ def train(
         )  # fmt: skip
         parallel.on_main(lambda: _refuse_another(state, resume))
         prepared = prepare_run(config, parallel)
-        if not parallel.main:
-            return trainer_of(prepared, state).run()
-        with state:
-            _describe(prepared)
-            heard += own_observers(prepared, quiet=quiet)
-            for remark in remarks(prepared.examples.findings):
-                _tell(heard, remark)
-            summary = trainer_of(prepared, state, heard).run()
-            _conclude(prepared, summary)
+        checks = None
+        if (preflight or dry_run) and not parallel.broadcast(state.begun):
+            checks = _checks(prepared, observers, show=dry_run)
+        with state if parallel.main else nullcontext():
+            if parallel.main:
+                _describe(prepared)
+            if checks is not None:
+                checks.inspect()
+            if parallel.main:
+                heard += own_observers(prepared, quiet=quiet)
+            trainer = trainer_of(prepared, state, heard)
+            if checks is not None:
+                checks.rehearse(trainer, prepared.evaluate, overfit)
+            if dry_run:
+                return _NOT_BEGUN
+            if parallel.main:
+                for remark in remarks(prepared.examples.findings):
+                    _tell(heard, remark)
+            summary = trainer.run()
+            if parallel.main:
+                _conclude(prepared, summary)
             return summary
 
 
@@ -209,6 +233,19 @@ def check_same_run(restored: Restored, prepared: Prepared) -> None:
         )
 
 
+def _checks(prepared: Prepared, observers: Sequence[Observer], show: bool) -> Preflight:
+    """What happens before the first step. Its notes go to the terminal: a line of a log would say the run has begun."""
+    terminal = Terminal(prepared.config.steps or 0)
+
+    def say(text: str) -> None:
+        _tell([terminal, *observers], text)
+
+    return Preflight(
+        objective=prepared.objective, stream=prepared.stream, processor=prepared.start.processor,
+        config=prepared.config, parallel=prepared.parallel, say=say, show=terminal.stream if show else None,
+    )  # fmt: skip
+
+
 def _refuse_another(state: RunState, resume: bool) -> None:
     if state.begun and not resume:
         raise UsageError(f"{state.out} holds a run already; resume it, or give another folder as out")
@@ -230,6 +267,9 @@ def _conclude(prepared: Prepared, summary: Summary) -> None:
     sources = zip(prepared.given.data.train, prepared.facts["data"], strict=True)
     counts = {one.name or one.path: fact["rows"] for one, fact in sources if fact["rows"]}
     write_card(out, prepared.given, figures, counts=counts, trained=prepared.parts.table(every=False))
+
+
+_NOT_BEGUN = Summary(steps=0, stopped="dry run", best=None, last={}, skipped=0, examples=0, tokens=0, seconds=0.0)
 
 
 def _device(wanted: str | None) -> torch.device:

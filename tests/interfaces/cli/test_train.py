@@ -88,6 +88,17 @@ def test_a_stop_says_how_to_go_on(monkeypatch, capsys, number, status):
     assert "paligemma train --resume --out x" in said
 
 
+def test_a_dry_run_shows_the_rows_and_ends(data, capsys):
+    out = data / "run"
+    words = ["--data", str(data / "rows.jsonl"), "--out", str(out), "--batch-size", "2", "--precision", "fp32"]
+    assert main(["train", *words, "--steps", "1", "--set", "data.workers=0", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"nothing is wrong with the first rows; {out / 'examples.html'} shows them\n"
+    assert "i image  p prompt  s answer" in said.err
+    assert "dry run: " in said.err
+    assert not (out / "metrics.jsonl").exists()
+
+
 def test_divergence_is_exit_code_8(monkeypatch, capsys):
     def train(config, **more):
         raise DivergedError("three steps had no gradient; lower the rate")
@@ -105,6 +116,7 @@ def test_divergence_is_exit_code_8(monkeypatch, capsys):
         (["--data", "a", "--rank", "3"], 2, "give --lora as well"),
         (["--data", "a", "--set", "optim.lrr=3"], 2, "did you mean 'lr'"),
         (["--data", "a", "--resume"], 2, "give its folder as --out"),
+        (["--data", "a", "--overfit", "0"], 2, "--overfit 0 is too small"),
         (["--data", "a", "--stage", "9"], 2, "stage 9"),
         (["--data", "a", "--optimizer", "adam"], 2, "adamw"),
         (["--data", "scenes", "--steps", "3", "--model", "no-such"], 3, "no-such"),
