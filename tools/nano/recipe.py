@@ -62,8 +62,8 @@ STAGES = {
     step.name: step
     for step in (
         Step(
-            name="see", after=None, image_size_px=112, steps=4000, optim=replace(OPTIM, lr=1.5e-3),
-            plan=ScenePlan(pictures=64, micro=64, questions=0, zoomed=0.5, kinds=READ_MORE),
+            name="see", after=None, image_size_px=112, steps=12_000, optim=replace(OPTIM, lr=1.5e-3),
+            plan=ScenePlan(pictures=64, micro=64, questions=0, zoomed=0.4, text_zoomed=2.2, kinds=READ_MORE),
         ),
         Step(
             name="pt-112", after="see", image_size_px=112, steps=12_000,

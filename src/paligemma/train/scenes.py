@@ -34,7 +34,8 @@ class ScenePlan:
         pictures: of one step over all processes; `micro` of them at a time.
         questions: about each picture; 0 for the truth about patches alone.
         alone: share of the micro-batches whose pictures are asked one question, as the model will be asked.
-        zoomed: share of pictures that are a window of one of twice the size (stage 0 only).
+        zoomed: share of pictures that are a window of one of twice the size (stage 0 only). The others' text is too
+            small to be read, so pictures of text are windows `text_zoomed` times as often.
         kinds: shares of kinds of scenes; default the world's own.
         asked: shares of kinds of questions; default those of `scenes.language`.
         languages: shares of languages.
@@ -45,6 +46,7 @@ class ScenePlan:
     questions: int = 8
     alone: float = 0.0
     zoomed: float = 0.0
+    text_zoomed: float = 1.0
     kinds: Mapping[str, float] | None = None
     asked: Mapping[str, float] | None = None
     languages: Mapping[str, float] | None = None
@@ -74,9 +76,11 @@ class SceneStream:
         return [self._seen(part) if not self.plan.questions else self._packed(part, step) for part in parts]
 
     def _scene(self, seed: int, size_px: int) -> Scene:
+        return draw_scene(seed, size_px, self._kind(seed))
+
+    def _kind(self, seed: int) -> str | None:
         kinds = self.plan.kinds
-        kind = None if kinds is None else random.Random(seed ^ 0x5CE4E).choices(list(kinds), list(kinds.values()))[0]
-        return draw_scene(seed, size_px, kind)
+        return None if kinds is None else random.Random(seed ^ 0x5CE4E).choices(list(kinds), list(kinds.values()))[0]
 
     def _seen(self, seeds: Sequence[int]) -> SeenBatch:
         pairs = [self._picture(seed) for seed in seeds]
@@ -87,7 +91,8 @@ class SceneStream:
         """A whole scene, or a window of one of twice the size."""
         rng = random.Random(~seed)
         side, grid = self.processor.image_size_px, round(self.processor.num_image_tokens**0.5)
-        if rng.random() >= self.plan.zoomed:
+        often = 1.0 if self._kind(seed) in (None, "objects") else self.plan.text_zoomed
+        if rng.random() >= self.plan.zoomed * often:
             scene = self._scene(seed, side)
             return scene.image, patch_truth(scene, grid)
         scene = self._scene(seed, ZOOM * side)

@@ -25,6 +25,7 @@ from paligemma.train.objective import Objective
 from paligemma.train.packing import PackedBatch, PackedObjective
 
 EMPTY_WEIGHT = 0.1  # most patches show no object and no character
+CHARACTER_WEIGHT = 2.0  # reading is what takes longest to learn
 EDGE_WEIGHT = 10.0
 LOST_SIDES = 0.05  # beyond this error of an edge, in sides, the loss grows linearly
 
@@ -107,7 +108,12 @@ def _mostly(scores: Tensor, truth: Tensor, empty: int) -> Tensor:
 
 def total(losses: dict[str, Tensor]) -> Tensor:
     """One number of the four."""
-    return losses["label"] + 0.5 * losses["color"] + losses["characters"] + EDGE_WEIGHT * losses["edges"]
+    return (
+        losses["label"]
+        + 0.5 * losses["color"]
+        + CHARACTER_WEIGHT * losses["characters"]
+        + EDGE_WEIGHT * losses["edges"]
+    )
 
 
 class PatchObjective(Objective):
