@@ -25,6 +25,7 @@ from paligemma.train.objective import Objective
 from paligemma.train.packing import PackedBatch, PackedObjective
 
 EMPTY_WEIGHT = 0.1  # most patches show no object and no character
+COLOR_WEIGHT = 0.5
 CHARACTER_WEIGHT = 2.0  # reading is what takes longest to learn
 EDGE_WEIGHT = 10.0
 LOST_SIDES = 0.05  # beyond this error of an edge, in sides, the loss grows linearly
