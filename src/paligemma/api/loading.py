@@ -67,28 +67,10 @@ def load(
     path, adapter_path = base_and_adapter(name, revision, adapter)
     opened = open_checkpoint(path)
     chosen, notes = choose_dtype(dtype, common_dtype(opened.tensors), place, opened.config)
-    words = resolve(os.fspath(tokenizer)) if tokenizer is not None else opened.tokenizer_path
-    if words is None:
-        raise CheckpointError(
-            f"{path} comes without a tokenizer; put tokenizer.json or tokenizer.model beside it, or give tokenizer=PATH"
-        )
     size_px = opened.config.vision.image_size_px
     if adapter_path is not None:
         size_px = trained_size_px(adapter_path) or size_px
-    vision, text = opened.config.at_resolution(size_px).vision, opened.config.text
-    # the file's "bilinear" is Pillow's, which averages when it shrinks; the one of RESIZES is big_vision's without
-    stored_resize = {"bilinear": "bilinear-antialias"}.get(opened.image.resize, opened.image.resize)
-    processor = Processor(
-        Tokenizer.load(words), image_size_px=vision.image_size_px, num_image_tokens=vision.num_image_tokens,
-        resize=resize or stored_resize,
-    )  # fmt: skip
-    if processor.resize not in RESIZES:
-        raise UsageError(f"unknown resize {processor.resize!r}{did_you_mean(processor.resize, RESIZES)}")
-    if processor.tokenizer.vocab_size > text.embedding_rows:
-        raise CheckpointError(
-            f"the tokenizer at {words} has {processor.tokenizer.vocab_size} ids, but the model only "
-            f"{text.embedding_rows} rows; use the tokenizer that belongs to this model"
-        )
+    processor = _processor(opened, size_px, tokenizer, resize)
     model = at_resolution(build_model(opened, chosen, place), size_px)
     called = opened.name or str(path if adapter is None and adapter_path else name)
     if adapter_path is not None:
@@ -98,6 +80,34 @@ def load(
         image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path, adapter_path, calibration),
         adapter_path=adapter_path,
     )  # fmt: skip
+
+
+def _processor(opened: Opened, size_px: int, tokenizer: str | os.PathLike[str] | None, resize: str | None) -> Processor:
+    """What makes tokens and pixels for a model that takes pictures of `size_px`.
+
+    Raises:
+        CheckpointError: no tokenizer, or one of another model. UsageError: unknown resizer.
+    """
+    words = resolve(os.fspath(tokenizer)) if tokenizer is not None else opened.tokenizer_path
+    if words is None:
+        raise CheckpointError(
+            f"{opened.path} comes without a tokenizer; put tokenizer.json or tokenizer.model beside it, or give "
+            "tokenizer=PATH"
+        )
+    # the file's "bilinear" is Pillow's, which averages when it shrinks; the one of RESIZES is big_vision's without
+    stored_resize = {"bilinear": "bilinear-antialias"}.get(opened.image.resize, opened.image.resize)
+    processor = Processor(
+        Tokenizer.load(words), image_size_px=size_px,
+        num_image_tokens=opened.config.at_resolution(size_px).vision.num_image_tokens, resize=resize or stored_resize,
+    )  # fmt: skip
+    if processor.resize not in RESIZES:
+        raise UsageError(f"unknown resize {processor.resize!r}{did_you_mean(processor.resize, RESIZES)}")
+    if processor.tokenizer.vocab_size > opened.config.text.embedding_rows:
+        raise CheckpointError(
+            f"the tokenizer at {words} has {processor.tokenizer.vocab_size} ids, but the model only "
+            f"{opened.config.text.embedding_rows} rows; use the tokenizer that belongs to this model"
+        )
+    return processor
 
 
 def base_and_adapter(
