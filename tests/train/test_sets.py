@@ -133,3 +133,10 @@ def test_sets_of_another_format_or_with_files_elsewhere_are_refused(tmp_path):
 def test_facts_are_plain_numbers(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         written(tmp_path / "set", facts={"best": math.nan})
+
+
+def test_large_and_small_tensors_are_written_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("paligemma.train.sets.PIECE_BYTES", 64)
+    many = {f"w/{i}": torch.arange(float(i)) for i in (1, 100, 2, 3, 15, 16, 17)}
+    found = read_set(written(tmp_path / "set", tensors=many))
+    assert all(same(found.tensors[name], tensor) for name, tensor in many.items())

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,15 +150,25 @@ def _write_tensors(files: Files, path: Path, tensors: Mapping[str, Tensor]) -> d
     descriptor = files.open(path)
     try:
         parts = (raw_bytes(tensors[name].detach().cpu().contiguous()) for name in ordered)
-        for whole in itertools.chain([memoryview(len(text).to_bytes(8, "little") + text)], parts):
-            for start in range(0, len(whole), PIECE_BYTES):
-                piece = whole[start : start + PIECE_BYTES]
-                digest.update(piece)
-                write_all(files, descriptor, piece)
+        for piece in _pieces(itertools.chain([memoryview(len(text).to_bytes(8, "little") + text)], parts)):
+            digest.update(piece)
+            write_all(files, descriptor, piece)
         files.sync(descriptor)
     finally:
         files.close(descriptor)
     return {"bytes": 8 + len(text) + end, "sha256": digest.hexdigest()}
+
+
+def _pieces(parts: Iterable[memoryview]) -> Iterator[bytes]:
+    """The same bytes, small parts put together and large ones cut."""
+    held = bytearray()
+    for whole in parts:
+        for start in range(0, len(whole), PIECE_BYTES):
+            held += whole[start : start + PIECE_BYTES]
+            if len(held) >= PIECE_BYTES:
+                yield bytes(held)
+                held.clear()
+    yield bytes(held)
 
 
 def _manifest(body: Mapping[str, Any]) -> bytes:
