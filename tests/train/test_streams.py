@@ -137,13 +137,18 @@ import os, time
 import torch
 from tests.train.test_streams import Examples, ids, stream_of
 from paligemma.api import load
+from paligemma.data.example import ENDLESS
+from paligemma.data.mixture import Mixture
 from paligemma.errors import PaliGemmaError
 from paligemma.train.streams import Loader
 
 class Bad(Examples):
+    name = "numbers"
     def __init__(self, at, act):
         super().__init__()
         self.at, self.act = at, act
+    def __len__(self):
+        return ENDLESS
     def __getitem__(self, position):
         if position == self.at:
             self.act()
@@ -169,7 +174,7 @@ if __name__ == "__main__":
     assert found == [ids(stream.micro_batches(step)) for step in range(2, 8)]
     print("same")
     told(Examples(bad=30), workers=2)
-    told(Bad(27, lambda: os._exit(9)), workers=2)
+    told(Mixture([(Bad(27, lambda: os._exit(9)), 1.0)], seed=0), workers=2)
     told(Bad(17, lambda: time.sleep(60)), workers=1, timeout_s=3)
 """
 
@@ -186,5 +191,5 @@ def test_steps_made_ahead_by_workers(tmp_path):
     assert same == "same"
     assert bad == "InputError after 2 : numbers:30: it is bad; mend it"
     assert died.startswith("ResourceError")
-    assert "died at step 2 with position 27" in died
+    assert "died at step 2 with row 27 of numbers" in died
     assert hung.startswith("ResourceError after 1 : a data worker did not answer for 3 s at step 1 with position 17")

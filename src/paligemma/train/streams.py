@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from paligemma.data.example import Example
+from paligemma.data.mixture import Mixture
 from paligemma.errors import InputError, PaliGemmaError, ResourceError, UsageError
 from paligemma.images import open_image
 from paligemma.processor import Batch, Encoded, Processor
@@ -87,10 +88,17 @@ class ExampleStream(StepStream):
         return [self._collated(rows[start : start + size]) for start in range(0, len(rows), size)]
 
     def _row(self, position: int) -> tuple[Example, Encoded]:
-        _last_words(f"position {position}")
+        _last_words(self._whereabouts(position))
         example = self.examples[position]
         _last_words(f"example {example.id}")
         return example, encode(example, self.processor, self.max_tokens)
+
+    def _whereabouts(self, position: int) -> str:
+        """Where the example at a position comes from, without reading it."""
+        if not isinstance(self.examples, Mixture):
+            return f"position {position}"
+        place = self.examples.place(position)
+        return f"row {place.index} of {self.examples.sources[place.part].name}"
 
     def _collated(self, rows: Sequence[tuple[Example, Encoded]]) -> TrainingBatch:
         batch = self.processor.collate([row for _, row in rows], side="right")
