@@ -117,8 +117,7 @@ def train(
             if dry_run:
                 return _NOT_BEGUN
             if parallel.main:
-                for remark in remarks(prepared.examples.findings):
-                    _tell(heard, remark)
+                _tell(heard, *remarks(prepared.examples.findings))
             summary = trainer.run()
             if parallel.main:
                 _conclude(prepared, summary)
@@ -278,6 +277,7 @@ def _device(wanted: str | None) -> torch.device:
     return choose_device(wanted)
 
 
-def _tell(observers: Sequence[Observer], text: str) -> None:
-    for observer in observers:
-        observer.on_note(text)
+def _tell(observers: Sequence[Observer], *texts: str) -> None:
+    for text in texts:
+        for observer in observers:
+            observer.on_note(text)
