@@ -4,9 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +11,7 @@ from tests.failing_disk import ALL, Failing, Killed, PowerLoss
 
 from paligemma.errors import CheckpointError, ResourceError, UsageError
 from paligemma.train.sets import MANIFEST
-from paligemma.train.state import RunState, check_resumable, differences, environment
+from paligemma.train.state import RunState
 
 ENOSPC, EIO = 28, 5
 
@@ -144,7 +141,7 @@ def test_a_run_stopped_again_while_it_resumes(tmp_path, truth, calls):
 
 def test_losing_power_at_every_call(tmp_path, truth, calls):
     for at in range(1, calls + 1):
-        for seed in range(3):
+        for seed in range(2):
             out = tmp_path / f"{at}-{seed}"
             with pytest.raises(Killed):
                 train(out, files=PowerLoss(at, seed, only=ALL))
@@ -233,32 +230,6 @@ def test_a_disk_that_gives_other_bytes_back_is_no_place_for_a_set(tmp_path):
             state.save(2, tensors(2), {})
         assert names(tmp_path / "run") == ["step-00000001"]
         assert state.load_last().step == 1
-
-
-def test_killed_for_real_at_any_call(tmp_path, truth, calls):
-    program = """
-import os, signal, sys
-from pathlib import Path
-from tests.failing_disk import ALL, Failing
-from tests.train.test_state import train
-class Deadly(Failing):
-    def fail(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-for at in sys.argv[2:]:
-    if not os.fork():
-        train(Path(sys.argv[1]) / at, files=Deadly(int(at), only=ALL))
-        os._exit(0)
-    print(os.WTERMSIG(os.wait()[1]))
-"""
-    stops = [str(calls * part // 6) for part in range(1, 6)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path, *stops], cwd=root, timeout=100, check=True, capture_output=True
-    )
-    assert done.stdout.split() == [b"9"] * 5
-    for at in stops:
-        train(tmp_path / at)
-        assert sums(tmp_path / at) == truth, at
 
 
 # --- damage ---
@@ -373,38 +344,8 @@ def test_a_file_in_the_place_of_the_folder_and_too_few_sets(tmp_path):
         RunState(tmp_path / "other", 1)
 
 
-def test_differences_are_found_at_any_depth():
-    was = {"optim": {"lr": 1e-5, "betas": [0.9, 0.95]}, "data": {"train": [{"path": "a"}]}, "lora": None}
-    assert differences(was, {**was, "optim": {"lr": 1e-5, "betas": (0.9, 0.95)}}) == {}
-    now = {"optim": {"lr": 2e-5, "betas": [0.9, 0.95]}, "data": {"train": [{"path": "b"}]}, "lora": {"rank": 8}}
-    assert list(differences(was, now).values()) == [
-        "optim.lr was 1e-05 and is 2e-05", "data.train[0].path was 'a' and is 'b'", "lora.rank was None and is 8",
-    ]  # fmt: skip
-
-
-CONFIG = {"optim": {"lr": 1e-5}, "out": "a", "data": {"workers": 1}, "micro_batch": 4}
-
-
-def resumed(tmp_path, config=CONFIG, data="d1", **here):
-    with state_of(tmp_path / "run") as state:
-        state.save(1, tensors(1), {"config": CONFIG, "data": "d1"})
-        found = state.load_last()
-    return check_resumable(found, config=config, data=data, environment={**environment("cpu"), **here})
-
-
-def test_the_same_run_goes_on_without_a_word(tmp_path):
-    assert resumed(tmp_path) == ""
-    assert resumed(tmp_path, {**CONFIG, "out": "b", "data": {"workers": 4}}) == ""
-
-
-def test_other_sums_are_told_and_other_numbers_refused(tmp_path):
-    told = resumed(tmp_path, {**CONFIG, "micro_batch": 2}, processes=2)
-    assert told == (
-        "micro_batch was 4 and is 2; processes was 1 and is 2: the same bits as without a stop are not promised"
-    )
-    with pytest.raises(UsageError) as caught:
-        resumed(tmp_path, {**CONFIG, "optim": {"lr": 2e-5}, "micro_batch": 2}, data="d2")
-    assert str(caught.value) == (
-        f"the run in {tmp_path / 'run'} was begun with others than these: optim.lr was 1e-05 and is 2e-05; "
-        "data was 'd1' and is 'd2'; resume with the same, or train anew with another --out"
-    )
+def test_another_number_of_processes_is_told(tmp_path):
+    train(tmp_path / "run")
+    with state_of(tmp_path / "run", world=2) as state:
+        assert state.load_last().step == 6
+    assert state.told == ["processes was 1 and is 2: the same bits as in a run without a stop are not promised"]

@@ -43,7 +43,7 @@ class Restored:
         step: optimizer steps that are done.
         tensors: `KIND/NAME` on the CPU, views of the files; copy them before the set may be removed.
         facts: what the loop wrote down, as JSON gives it back.
-        environment: where it was written, see `state.environment`.
+        environment: where it was written, see `process.environment`.
         logs: length in bytes of each log at that moment.
         folder: of the set.
     """

@@ -25,12 +25,11 @@ from torch import Tensor
 
 from paligemma.disk import Files, lock
 from paligemma.errors import CheckpointError, ResourceError, UsageError
+from paligemma.train.process import environment
 from paligemma.train.sets import Restored, check_set, read_set, write_set
 
 SETS, LOCK, LOGS = "sets", "run.lock", ("metrics.jsonl", "timings.jsonl")
 MIN_KEEP = 2  # the newest, and one to fall back on
-FREE = frozenset("out keep save_every save_minutes track data.workers evaluate.pictures".split())  # change no number
-NOISE = frozenset("threads parallel micro_batch checkpointing".split())  # change the order of sums, so the last digits
 _SET = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 T = TypeVar("T")
 
@@ -115,8 +114,7 @@ class RunState:
             draft, target = self._names(step)
             self._clear(draft)
             self.files.make_directory(draft)
-            here = environment(self.device, self.world)
-            write_set(self.files, draft, step=step, tensors=tensors, facts=facts, environment=here, logs=logs)
+            write_set(self.files, draft, step=step, tensors=tensors, facts=facts, environment=self._here(), logs=logs)
             self.files.replace(draft, target)
             try:
                 self.files.sync_directory(target.parent)
@@ -134,7 +132,7 @@ class RunState:
     def load_last(self) -> Restored | None:
         """The newest set that verifies, with the logs cut back to it; None (and empty logs) before the first set.
 
-        Damaged sets are moved aside to `sets/damaged-...` and told to `note`.
+        Damaged sets are moved aside to `sets/damaged-...`. That, and what may change the last bits, is told to `note`.
 
         Raises:
             CheckpointError: there are sets, and none verifies.
@@ -148,12 +146,14 @@ class RunState:
                 damaged[folder] = f"{folder.name}: {error}"
                 continue
             with self._told("resumed"):
-                for broken, told in damaged.items():
+                for broken in damaged:
                     self._set_aside(broken)
-                    self.note(f"DAMAGED SET {told}; moved aside, going on from step {restored.step} instead")
                 self._cut_logs(restored.logs)
+            for told in damaged.values():
+                self.note(f"DAMAGED SET {told}; moved aside, going on from step {restored.step} instead")
             self.safe_step = restored.step
             self._prune(self._sets()[self.keep :])
+            self._compare(restored.environment)
             return restored
         if damaged:
             raise CheckpointError(
@@ -188,6 +188,16 @@ class RunState:
         return self._twice(f"{name} could not be written", replace)
 
     # --- inside ---
+
+    def _here(self) -> dict[str, str]:
+        """What besides settings and data decides the last bits."""
+        return {**environment(self.device), "processes": str(self.world)}
+
+    def _compare(self, was: Mapping[str, Any]) -> None:
+        now = self._here()
+        found = [f"{name} was {was.get(name)} and is {now[name]}" for name in now if was.get(name) != now[name]]
+        if found:
+            self.note(f"{'; '.join(found)}: the same bits as in a run without a stop are not promised")
 
     def _sets(self) -> list[Path]:
         """Sets, newest first; a step that was saved again comes after its first time."""
@@ -317,65 +327,6 @@ class RunState:
             raise ResourceError(
                 f"{self.out} cannot be {done} ({_reason(error)}); {safe}: {advice} and run again with --resume"
             ) from error
-
-
-def environment(device: "str | torch.device", world: int = 1) -> dict[str, Any]:
-    """What besides settings and data decides the last bits of a run."""
-    cuda = torch.device(device).type == "cuda"
-    return {
-        "torch": torch.__version__,
-        "processor": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
-        "cuda": torch.version.cuda if cuda else None,
-        "threads": torch.get_num_threads(),
-        "processes": world,
-    }
-
-
-def check_resumable(restored: Restored, *, config: Mapping[str, Any], data: Any, environment: Mapping[str, Any]) -> str:
-    """Whether a run may go on from a set whose facts hold its `config` and `data`.
-
-    Args:
-        config: settings of now, nested. data: the data's fingerprint, or one per source.
-
-    Returns:
-        a sentence about what may change the last digits; empty where the same bits are promised.
-
-    Raises:
-        UsageError: other settings or other data, with the differences.
-    """
-    settings = differences(restored.facts["config"], config)
-    strict = [text for name, text in settings.items() if name not in FREE | NOISE]
-    strict += differences({"data": restored.facts["data"]}, {"data": data}).values()
-    if strict:
-        raise UsageError(
-            f"the run in {restored.folder.parents[1]} was begun with others than these: {'; '.join(strict)}; "
-            "resume with the same, or train anew with another --out"
-        )
-    noise = [text for name, text in settings.items() if name in NOISE]
-    noise += differences(restored.environment, environment).values()
-    return f"{'; '.join(noise)}: the same bits as without a stop are not promised" if noise else ""
-
-
-def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """`optim.lr: "optim.lr was 0.001 and is 0.01"` for each value that differs, at any depth."""
-    before, after = dict(_flat(was)), dict(_flat(now))
-    names = [*before, *(name for name in after if name not in before)]
-    return {
-        name: f"{name} was {before.get(name)!r} and is {after.get(name)!r}"
-        for name in names
-        if before.get(name) != after.get(name)
-    }
-
-
-def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(values, Mapping) and (values or not name):
-        for key, value in values.items():
-            yield from _flat(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(values, list | tuple) and any(isinstance(value, Mapping) for value in values):
-        for number, value in enumerate(values):
-            yield from _flat(value, f"{name}[{number}]")
-    else:
-        yield name, list(values) if isinstance(values, tuple) else values
 
 
 def _order(match: re.Match[str]) -> tuple[int, int]:
