@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
@@ -105,9 +104,6 @@ def begin(config: TrainConfig, *, frozen_float32: bool = False) -> Start:
 def from_nothing(config: Config, seed: int, first_location: int) -> PaliGemmaModel:
     """Random weights of an architecture, a function of the seed alone."""
     model = PaliGemmaModel(config)
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
-            nn.init.zeros_(module.bias)  # torch draws them too
     initialise(model, seed=seed, first_location=first_location)
     return model
 
