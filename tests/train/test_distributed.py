@@ -8,6 +8,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -236,3 +237,11 @@ def test_more_processes_than_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match=r"process 1 of this machine has no CUDA device, there are 1; give torchrun"):
         Parallel.start("ddp", "cuda")
+
+
+def test_a_replica_lets_go_of_the_group_before_it_is_left():
+    """The last hold on the group must not be DDP's: it ends the group's thread under Python's lock."""
+    parallel, replica = Parallel("ddp"), SimpleNamespace(reducer=object(), logger=object())
+    parallel._replicas.append(replica)
+    parallel.close()
+    assert (replica.reducer, replica.logger) == (None, None)

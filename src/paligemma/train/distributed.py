@@ -48,6 +48,7 @@ class Parallel:
         self.kind, self.rank, self.world = kind, rank, world
         self.device = torch.device(device)
         self._joined = False  # by this object, which then leaves in `close`
+        self._replicas: list[Any] = []
 
     @classmethod
     def start(
@@ -95,7 +96,14 @@ class Parallel:
         return parallel
 
     def close(self) -> None:
-        """Leaves the others; only after the last exchange."""
+        """Leaves the others; only after the last exchange.
+
+        DDP's own hold on the group goes first: were it the last one, the group would wait for its thread under
+        Python's lock, which that thread may be waiting for.
+        """
+        for replica in self._replicas:
+            replica.reducer = replica.logger = None
+        self._replicas.clear()
         if self._joined:
             dist.destroy_process_group()
             self._joined = False
@@ -129,12 +137,14 @@ class Parallel:
     def _replicated(self, objective: Objective) -> nn.Module:
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(
+        replica = DistributedDataParallel(
             objective,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             find_unused_parameters=True,  # a batch without pictures leaves the vision tower out
             gradient_as_bucket_view=True,
         )
+        self._replicas.append(replica)
+        return replica
 
     def _sharded(self, objective: Objective, precision: str) -> None:
         """The matrices of each block first, then what is left: embedding (tied to the head), projector, norms.
