@@ -25,3 +25,4 @@ def run_of(observer, steps, evaluate_every=0):
         if evaluate_every and step % evaluate_every == 0:
             observer.on_evaluation(step, {"loss": 4.0 / step, "ap50": step / steps, "caption_exact": 0.5})
     observer.on_end(summary(steps))
+    observer.close()

@@ -3,7 +3,7 @@ import json
 import math
 
 import pytest
-from tests.train.made import record, run_of, summary
+from tests.train.made import record, run_of
 
 from paligemma.errors import ResourceError
 from paligemma.train.report import Journal, Terminal, finite, line, read_log, write_summary
@@ -81,7 +81,7 @@ def test_a_terminal_gets_a_bar_and_keeps_notes(monkeypatch):
     terminal.on_step(record(1))
     terminal.on_note("saved [best]")
     terminal.on_step(record(3))
-    terminal.on_end(summary(1))
+    terminal.close()
     assert "step 1/3" in screen.getvalue()
     assert "saved [best]" in screen.getvalue()
     assert "step 3/3" in screen.getvalue()

@@ -3,7 +3,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tests.train.made import record, summary
+from tests.train.made import record
 
 from paligemma.errors import UnavailableError, UsageError
 from paligemma.train.tracking import TRACKERS, Tracking
@@ -24,7 +24,7 @@ def test_tensorboard_gets_the_figures(tmp_path):
     tracking.on_step(record(2, loss=math.nan))
     tracking.on_evaluation(2, {"ap50": 0.5})
     tracking.on_note("a word")
-    tracking.on_end(summary(1))
+    tracking.close()
     found = scalars(tmp_path)
     assert found["train/loss"] == [(1, 2.0)]
     assert found["train/examples_per_second"] == [(1, 16.0), (2, 16.0)]
@@ -33,10 +33,10 @@ def test_tensorboard_gets_the_figures(tmp_path):
 
 def test_a_resumed_run_hides_what_a_crash_left_behind(tmp_path):
     for first, steps in ((0, (1, 2, 3)), (2, (2, 3))):
-        tracking = Tracking(["tensorboard"], tmp_path, {}, first_step=first)
+        tracking = Tracking(["tensorboard"], tmp_path, {})
         for step in steps:
             tracking.on_step(record(step, loss=float(step + 10 * first)))
-        tracking.on_end(summary(1))
+        tracking.close()
     assert scalars(tmp_path)["train/loss"] == [(1, 1.0), (2, 22.0), (3, 23.0)]
 
 
@@ -67,7 +67,7 @@ def test_wandb_is_offline_unless_told(calls, tmp_path, monkeypatch):
         "project": "paligemma", "name": tmp_path.name, "dir": str(tmp_path), "config": {"lr": 1}, "mode": "offline",
     }  # fmt: skip
     tracking.on_evaluation(3, {"loss": 1.0})
-    tracking.on_end(summary(1))
+    tracking.close()
     assert calls[1:] == [("log", ({"evaluation/loss": 1.0},), {"step": 3}), ("finish", (), {})]
     monkeypatch.setenv("WANDB_MODE", "online")
     Tracking(["wandb"], tmp_path, {})
@@ -77,7 +77,7 @@ def test_wandb_is_offline_unless_told(calls, tmp_path, monkeypatch):
 def test_trackio_names_no_place_but_this_machine(calls, tmp_path):
     tracking = Tracking(["trackio"], tmp_path, {})
     tracking.on_step(record(1))
-    tracking.on_end(summary(1))
+    tracking.close()
     assert calls[0][2] == {"project": "paligemma", "name": tmp_path.name, "config": {}, "resume": "allow"}
     assert [name for name, *_ in calls] == ["init", "log", "finish"]
 
@@ -93,3 +93,8 @@ def test_what_is_not_installed_is_told_before_the_first_step(name, tmp_path, mon
 def test_an_unknown_tracker_is_refused(tmp_path):
     with pytest.raises(UsageError, match="tensorboard"):
         Tracking(["tensorbord"], tmp_path, {})
+
+
+def test_a_run_without_a_step_leaves_no_event_file(tmp_path):
+    Tracking(["tensorboard"], tmp_path, {}).close()
+    assert list(tmp_path.iterdir()) == []

@@ -107,3 +107,6 @@ class Observer:
 
     def on_end(self, summary: Summary) -> None:
         """Once, after the last step; not after an error."""
+
+    def close(self) -> None:
+        """At the very end, after an error too: lets go of screens, files and connections."""

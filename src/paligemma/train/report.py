@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from paligemma.results.files import told, writing
-from paligemma.train.records import Observer, StepRecord, Summary
+from paligemma.train.records import Observer, StepRecord
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 REDRAW_S = 0.2
@@ -87,7 +87,7 @@ class Terminal(Observer):
     def on_note(self, text: str) -> None:
         self._print(text)
 
-    def on_end(self, summary: Summary) -> None:
+    def close(self) -> None:
         if self._bar:
             self._bar.close()
 

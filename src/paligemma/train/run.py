@@ -118,7 +118,7 @@ def train(
                 return _NOT_BEGUN
             if parallel.main:
                 _tell(heard, *remarks(prepared.examples.findings))
-            summary = trainer.run()
+            summary = _watched(trainer, heard)
             if parallel.main:
                 _conclude(prepared, summary)
             return summary
@@ -182,10 +182,21 @@ def own_observers(prepared: Prepared, *, quiet: bool = False) -> list[Observer]:
     config = prepared.config
     assert config.steps is not None
     terminal = Terminal(config.steps, quiet=quiet)
+    if not quiet:
+        terminal.on_note(f"{prepared.parts.table(every=False)}\n\nto {config.out}")
     observers: list[Observer] = [Journal(config.out), terminal, Curves(config.out, terminal.on_note)]
     if config.track:
         observers.append(Tracking(config.track, config.out, to_dict(prepared.given)))
     return observers
+
+
+def _watched(trainer: Trainer, observers: Sequence[Observer]) -> Summary:
+    """The run; whatever ends it, its observers let go of what they hold."""
+    try:
+        return trainer.run()
+    finally:
+        for observer in observers:
+            observer.close()
 
 
 def trainer_of(prepared: Prepared, state: RunState, observers: Sequence[Observer] = ()) -> Trainer:

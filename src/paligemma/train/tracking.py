@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from paligemma.config import did_you_mean
 from paligemma.errors import UnavailableError, UsageError
-from paligemma.train.records import Observer, StepRecord, Summary
+from paligemma.train.records import Observer, StepRecord
 from paligemma.train.report import finite
 
 PROJECT = "paligemma"
@@ -27,27 +27,31 @@ class Writer(Protocol):
 
 
 class Tensorboard:
-    """Event files in `tensorboard/`; what was written beyond `first_step` before a crash is hidden."""
+    """Event files in `tensorboard/`; what a crash left there of steps that are taken again is hidden."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], first_step: int):
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise missing("tensorboard", "pip install 'paligemma[train]'") from error
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+        self._make: Any = lambda step: SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._writer: Any = None
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
+        if self._writer is None:
+            self._writer = self._make(step)
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Wandb:
     """A run of Weights & Biases, offline: `wandb sync` sends it later, if one wants."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], first_step: int):
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
         try:
             import wandb
         except ImportError as error:
@@ -68,7 +72,7 @@ class Wandb:
 class Trackio:
     """A run of trackio, in its data base on this machine."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], first_step: int):
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
         try:
             import trackio
         except ImportError as error:
@@ -92,17 +96,16 @@ class Tracking(Observer):
     Args:
         names: of `TRACKERS`.
         config: told to trackers that keep it.
-        first_step: where a resumed run goes on.
 
     Raises:
         UsageError: an unknown name. UnavailableError: one that is not installed.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, config: Mapping[str, Any], *, first_step: int = 0):
+    def __init__(self, names: Sequence[str], folder: Path, config: Mapping[str, Any]):
         for name in names:
             if name not in TRACKERS:
                 raise UsageError(f"unknown tracker {name!r}{did_you_mean(name, TRACKERS)}")
-        self.writers: list[Writer] = [TRACKERS[name](folder, config, first_step) for name in dict.fromkeys(names)]
+        self.writers: list[Writer] = [TRACKERS[name](folder, config) for name in dict.fromkeys(names)]
 
     def on_step(self, record: StepRecord) -> None:
         figures = {**record.losses, "lr": record.lr, "grad_norm": record.grad_norm}
@@ -116,7 +119,7 @@ class Tracking(Observer):
     def on_evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         self._write(step, "evaluation", figures)
 
-    def on_end(self, summary: Summary) -> None:
+    def close(self) -> None:
         for writer in self.writers:
             writer.close()
 
