@@ -1,7 +1,11 @@
 """`paligemma evaluate`: how good a model is, on drawn scenes it never saw or on rows of one's own."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import Group, Parameter
 
 from paligemma.errors import EXIT_CHECK_FAILED, UsageError
 from paligemma.interfaces.cli import console
@@ -12,23 +16,46 @@ from paligemma.interfaces.cli.progress import Bar, several_on_a_terminal
 if TYPE_CHECKING:
     from paligemma.train.benchmark import Report
 
-_MODEL = ModelOptions()
+
+@Parameter(name="*", group=Group("Scenes", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class SceneOptions:
+    """Which drawn scenes, and what is asked about them."""
+
+    seed: int = 0
+    """Which scenes; another seed, others."""
+    kinds: str | None = None
+    """Of questions, such as caption,detect,segment,ocr,count,clip; default all."""
+    languages: str | None = None
+    """Of questions, of en,de,fr,es,zh; default all."""
+    size_px: int | None = None
+    """Side of the pictures; default what the model takes."""
+
+    def __post_init__(self) -> None:
+        at_least("--size-px", self.size_px, 32)
+
+    def of_evaluate(self) -> dict[str, Any]:
+        """The keywords of `benchmark.evaluate`."""
+        return {
+            "seed": self.seed, "kinds": _listed(self.kinds), "languages": _listed(self.languages),
+            "size_px": self.size_px,
+        }  # fmt: skip
+
+
+_MODEL, _SCENES = ModelOptions(), SceneOptions()
 
 
 def evaluate(
     *,
     task: str = "scenes",
-    seed: int = 0,
     limit: int | None = None,
-    kinds: str | None = None,
-    languages: str | None = None,
     split: str = "test",
     require: str | None = None,
     save: Path | None = None,
-    size_px: int | None = None,
     batch_size: int = 32,
     quiet: Flag = False,
     json: Json = False,
+    scenes: SceneOptions = _SCENES,
     model: ModelOptions = _MODEL,
 ) -> int:
     """Measure how often a model is right.
@@ -40,42 +67,22 @@ def evaluate(
 
     Args:
         task: scenes, or a source of examples: a .jsonl, a folder, shards, hub:NAME of a data set in the local cache.
-        seed: which scenes; another seed, others.
         limit: scenes or examples; default 500 scenes, all examples.
-        kinds: of questions about scenes, such as caption,detect,segment,ocr,count,clip; default all.
-        languages: of questions about scenes, of en,de,fr,es,zh; default all.
         split: of data that have several: train, validation, test.
         require: marks such as ap50=0.75,miou=0.7; exit code 7 where one is missed.
         save: folder, or file NAME.md, for a report with tables and pictures.
-        size_px: side of the drawn pictures; default what the model takes.
         batch_size: answers decoded together.
         quiet: no progress.
         json: one JSON object on stdout and nothing else.
     """
     from paligemma.train.benchmark import check_required
-    from paligemma.train.benchmark import evaluate as measure
     from paligemma.train.report_page import save_report
-    from paligemma.train.scene_questions import check
 
     at_least("--limit", limit, 1)
     at_least("--batch-size", batch_size, 1)
-    at_least("--size-px", size_px, 32)
     least = _marks(require)
     check_required(least)
-    chosen = {"kinds": _listed(kinds), "languages": _listed(languages)}
-    if task == "scenes":
-        check(seed, limit or 1, **chosen)
-    loaded = load(model)
-    with Bar(None, several_on_a_terminal(True, quiet)) as bar:
-
-        def on_example(done: int, total: int) -> None:
-            bar.set_total(total)
-            bar.step()
-
-        report = measure(
-            loaded, task, seed=seed, limit=limit, **chosen, split=split, size_px=size_px, batch_size=batch_size,
-            on_example=on_example,
-        )  # fmt: skip
+    report = _measured(task, scenes, model, quiet, {"limit": limit, "split": split, "batch_size": batch_size})
     page = save_report(report, save) if save is not None else None
     missed = report.missed(least)
     if json:
@@ -88,6 +95,24 @@ def evaluate(
     if missed is not None:
         console.error(missed)
     return 0 if missed is None else EXIT_CHECK_FAILED
+
+
+def _measured(task: str, scenes: SceneOptions, model: ModelOptions, quiet: bool, more: Mapping[str, Any]) -> "Report":
+    """The report, with a bar meanwhile; what is asked is checked before a model is loaded for it."""
+    from paligemma.train.benchmark import evaluate as measure
+    from paligemma.train.scene_questions import check
+
+    asked = scenes.of_evaluate()
+    if task == "scenes":
+        check(scenes.seed, more["limit"] or 1, asked["kinds"], asked["languages"])
+    loaded = load(model)
+    with Bar(None, several_on_a_terminal(True, quiet)) as bar:
+
+        def on_example(done: int, total: int) -> None:
+            bar.set_total(total)
+            bar.step()
+
+        return measure(loaded, task, **asked, **more, on_example=on_example)
 
 
 def _listed(text: str | None) -> list[str] | None:
