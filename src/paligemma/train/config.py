@@ -202,7 +202,7 @@ class TrainConfig:
     parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
     save_every: int = 500  # steps
     save_minutes: float = 5.0
-    keep: int = 2  # checkpoint sets
+    keep: int = 2  # checkpoint sets: the newest, and one or more to fall back on
     seed: int = 0
     threads: int | None = None
     track: tuple[str, ...] = ()  # tensorboard, wandb, trackio
@@ -210,7 +210,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check(
             self, stage=(0, 3), batch_size=(1, MANY), micro_batch=(1, MANY), steps=(1, MANY), epochs=(TINY, MANY),
-            image_size_px=(1, 8192), save_every=(0, MANY), save_minutes=(0, MANY), keep=(1, MANY), seed=(0, 2**31),
+            image_size_px=(1, 8192), save_every=(0, MANY), save_minutes=(0, MANY), keep=(2, MANY), seed=(0, 2**31),
             threads=(1, 4096),
         )  # fmt: skip
         for part in self.train:
@@ -220,6 +220,8 @@ class TrainConfig:
             raise UsageError(
                 f"found steps {self.steps} and epochs {self.epochs:g}, expected one of them; leave one out"
             )
+        if self.parallel == "fsdp2" and self.optim.name == "adamw8bit":
+            raise UsageError("adamw8bit cannot read the split weights of parallel fsdp2; take adamw, or parallel ddp")
         watched = bool(self.data.validation)
         if not watched and (self.evaluate.patience or self.evaluate.metric != "loss"):
             raise UsageError(
