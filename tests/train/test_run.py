@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.train.tiny import Seen, save_tiny_model, write_rows
 
 import paligemma
@@ -104,6 +105,17 @@ def test_other_data_are_another_run(place, tmp_path):
     train(config, quiet=True)
     rows.write_text(rows.read_text().replace("green", "lime"))
     with pytest.raises(UsageError, match=r"the data are others \(colors\)"):
+        train(config, resume=True, quiet=True)
+
+
+def test_another_start_is_another_run(place, tmp_path):
+    save_tiny_model(tmp_path / "model")
+    config = config_of(place, tmp_path / "run", model=str(tmp_path / "model"), lora=LoraConfig(rank=2), steps=2)
+    train(config, quiet=True)
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"the weights of .*model are others"):
         train(config, resume=True, quiet=True)
 
 

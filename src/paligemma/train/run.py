@@ -148,7 +148,7 @@ def prepare_run(config: TrainConfig, parallel: Parallel | None = None) -> Prepar
     return Prepared(
         given=config, config=known, start=start, parts=parts, examples=examples, stream=stream, objective=objective,
         evaluate=evaluation if examples.validation else None, parallel=parallel,
-        facts={"config": to_dict(config), "data": mixture.facts()},
+        facts={"config": to_dict(config), "data": mixture.facts(), "start": parts.base_sha256},
     )  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def trainer_of(prepared: Prepared, state: RunState, observers: Sequence[Observer
 def check_same_run(restored: Restored, prepared: Prepared) -> None:
     """
     Raises:
-        UsageError: a set of other settings (but for `config_file.FREE`) or of other data, with what differs.
+        UsageError: a set of other settings (but for `config_file.FREE`), data or starting weights, with what differs.
     """
     before = from_dict(restored.facts["config"])
     changed = [
@@ -236,6 +236,8 @@ def check_same_run(restored: Restored, prepared: Prepared) -> None:
     if data[0] != data[1]:
         names = [was["name"] for was, now in zip(*data, strict=False) if was != now]
         changed.append(f"the data are others ({', '.join(names) or 'another number of sources'})")
+    if restored.facts["start"] != prepared.facts["start"]:
+        changed.append(f"the weights of {prepared.given.model} are others")
     if changed:
         raise UsageError(
             f"this is not the run in {prepared.given.out}: {'; '.join(changed)}; resume it as it was begun "
