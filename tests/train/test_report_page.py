@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma.errors import ResourceError
+from paligemma.errors import InputError, ResourceError, UsageError
 from paligemma.metrics.detection import match
 from paligemma.results import Answer
 from paligemma.train.benchmark import Report
 from paligemma.train.grading import METRICS, OF_BOXES, OF_CLIPS, Grade, Question
-from paligemma.train.report_page import WHAT, markdown, save_report
+from paligemma.train.report_page import WHAT, compared, markdown, read_report, save_report
 
 
 def graded(metric, language, right, label="", kind="k"):
@@ -73,3 +73,26 @@ def test_a_place_that_cannot_be_written(report, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="cannot write"):
         save_report(report, tmp_path / "file" / "out")
+
+
+def test_models_side_by_side(report, tmp_path):
+    first = read_report(save_report(report, tmp_path / "first").with_suffix(".json"))
+    second = {**first, "model": "other", "ap50": 0.75, "by_language": {}}
+    head, rows = compared([first, second])
+    assert head == ["figure", "mine", "other"]
+    assert ["ap50", "0.500", "0.750"] in rows
+    assert ["caption_exact de", "1.000", ""] in rows
+    page = save_report(report, tmp_path / "both", [second]).read_text()
+    assert "## Beside others" in page
+    assert "| figure | other | mine |" in page
+    with pytest.raises(UsageError, match="seed is 3 and 4; evaluate one of them again"):
+        compared([first, {**second, "seed": 4}])
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"model": "a"}', '{"model": "a", "task": "b", "n": 1, "by_language": {}}'])
+def test_a_file_that_is_no_report(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=r"x.json is no report of an evaluation"):
+        read_report(tmp_path / "x.json")
+    with pytest.raises(InputError, match="no report"):
+        read_report(tmp_path / "gone.json")

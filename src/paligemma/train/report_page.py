@@ -6,7 +6,9 @@ In: a report and where to write. Out: `report.md`, `report.json` and `pictures/`
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from paligemma.errors import InputError, UsageError
 from paligemma.results.files import folder, writing
 from paligemma.train.benchmark import BY_CLASS, Report
 from paligemma.train.grading import OF_BOXES, Figure
@@ -25,26 +27,72 @@ WHAT = {
 }
 
 
-def save_report(report: Report, target: Path) -> Path:
+SAME_TEST = ("task", "scenes_version", "seed", "limit", "kinds", "languages", "fingerprint")
+
+
+def save_report(report: Report, target: Path, beside: Sequence[Mapping[str, Any]] = ()) -> Path:
     """Writes the page into a folder, or as `NAME.md` with its pictures and data beside it; returns the Markdown file.
+
+    Args:
+        beside: earlier reports of `read_report`, which get a table together with this one.
 
     Raises:
         ResourceError: it cannot be written.
     """
     page = target if target.suffix == ".md" else folder(target) / "report.md"
     folder(page.parent)
-    beside = "" if target.suffix != ".md" else f"{page.stem}_"
-    pictures = page.parent / f"{beside}pictures"
+    pictures = page.parent / (f"{page.stem}_pictures" if target.suffix == ".md" else "pictures")
     saved = save_samples(report.shown, pictures, report.decode)
     with writing(page.with_suffix(".json")) as file:
         file.write(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
     with writing(page) as file:
-        file.write(markdown(report, [path.relative_to(page.parent).as_posix() for path in saved]))
+        file.write(markdown(report, [path.relative_to(page.parent).as_posix() for path in saved], beside))
     return page
 
 
-def markdown(report: Report, pictures: Sequence[str] = ()) -> str:
-    """The page; `pictures` are paths of those of `report.shown`, in its order."""
+def read_report(path: Path) -> dict[str, Any]:
+    """What `save_report` wrote as JSON.
+
+    Raises:
+        InputError: no such file, or none of these.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["model"], found["task"], found["n"].items(), found["by_language"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no report of an evaluation ({error}); give a report.json of --save") from error
+    return found
+
+
+def compared(reports: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table with a column for each model: every figure, in all and by language.
+
+    Raises:
+        UsageError: they are not of the same questions.
+    """
+    first = reports[0]
+    for other in reports[1:]:
+        for key in SAME_TEST:
+            if first.get(key) != other.get(key):
+                raise UsageError(
+                    f"the reports of {first['model']} and {other['model']} are of other questions: {key} is "
+                    f"{first.get(key)!r} and {other.get(key)!r}; evaluate one of them again"
+                )
+    rows = []
+    for name in dict.fromkeys(name for report in reports for name in report["n"]):
+        rows.append([name, *(_number(report.get(name)) for report in reports)])
+        parts = [report["by_language"].get(name, {}) for report in reports]
+        for language in sorted({language for part in parts for language in part}):
+            rows.append([f"{name} {language}", *(_number(part.get(language, {}).get("value")) for part in parts)])
+    return ["figure", *(str(report["model"]) for report in reports)], rows
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def markdown(report: Report, pictures: Sequence[str] = (), beside: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page; `pictures` are paths of those of `report.shown`, in its order; `beside` as for `save_report`."""
     found = report.figures
     measured = [name for name in found if name not in OF_BOXES or name == "ap50"]
     facts = {**report.facts, "questions": report.questions, "seconds": round(report.seconds)}
@@ -54,6 +102,7 @@ def markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         _table(("figure", "what", "value", "of"), [
             (f"`{name}`", WHAT[name], _share(figure), f"{figure.n:,}") for name, figure in found.items()
         ]),
+        "## Beside others\n\n" + _table(*compared([*beside, report.to_dict()])) if beside else "",
         _by_language(report, measured),
         *(_by_kind(report, name) for name in measured),
         _by_class(report, [name for name in BY_CLASS if name in found]),

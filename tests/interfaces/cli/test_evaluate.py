@@ -24,7 +24,11 @@ def test_for_people_with_a_report(tmp_path, capsys):
     assert "nano on scenes:" in said.out
     assert "caption_exact" in said.out
     assert f"wrote {tmp_path / 'out' / 'report.md'}" in said.err
-    assert (tmp_path / "out" / "report.json").is_file()
+    report = tmp_path / "out" / "report.json"
+    assert main([*FEW, "--beside", str(report), "--quiet"]) == 0
+    assert "nano   nano" in capsys.readouterr().out
+    assert main([*FEW, "--beside", str(report), "--seed", "7"]) == 2
+    assert "seed is 0 and 7" in capsys.readouterr().err
 
 
 def test_a_missed_mark_is_exit_code_7_and_one_object(capsys):
@@ -51,6 +55,7 @@ def test_rows_of_ones_own(tmp_path, capsys):
         (["--limit", "0"], 2, "--limit 0 is too small"),
         (["--require", "ap50"], 2, "write NAME=NUMBER"),
         (["--require", "ap51=1"], 2, "did you mean 'ap50'"),
+        (["--beside", "nowhere.json"], 4, "no report of an evaluation"),
         (["--task", "nowhere.jsonl"], 4, "nowhere.jsonl"),
         (["--model", "no-such-model"], 3, "no-such-model"),
     ],

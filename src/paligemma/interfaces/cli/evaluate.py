@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
@@ -51,6 +51,7 @@ def evaluate(
     limit: int | None = None,
     split: str = "test",
     require: str | None = None,
+    beside: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())] = None,
     save: Path | None = None,
     batch_size: int = 32,
     quiet: Flag = False,
@@ -70,26 +71,31 @@ def evaluate(
         limit: scenes or examples; default 500 scenes, all examples.
         split: of data that have several: train, validation, test.
         require: marks such as ap50=0.75,miou=0.7; exit code 7 where one is missed.
+        beside: report.json of other models on the same questions, for one table.
         save: folder, or file NAME.md, for a report with tables and pictures.
         batch_size: answers decoded together.
         quiet: no progress.
         json: one JSON object on stdout and nothing else.
     """
     from paligemma.train.benchmark import check_required
-    from paligemma.train.report_page import save_report
+    from paligemma.train.report_page import compared, read_report, save_report
 
     at_least("--limit", limit, 1)
     at_least("--batch-size", batch_size, 1)
     least = _marks(require)
     check_required(least)
+    others = [read_report(path) for path in beside or ()]
     report = _measured(task, scenes, model, quiet, {"limit": limit, "split": split, "batch_size": batch_size})
-    page = save_report(report, save) if save is not None else None
+    head, rows = compared([*others, report.to_dict()])
+    page = save_report(report, save, others) if save is not None else None
     missed = report.missed(least)
     if json:
         more = {"report": None if page is None else str(page), "ok": missed is None}
         console.print_json({**report.to_dict(), **more})
     else:
         console.say(_text(report))
+        if others:
+            console.say("\n" + console.table(head, rows, right=range(1, len(head))))
         if page is not None:
             console.note(f"wrote {page}")
     if missed is not None:
