@@ -59,7 +59,7 @@ def test_what_is_told_is_what_the_steps_do():
     assert cost.grad_norms == pytest.approx([record.grad_norm for record in seen.records], rel=1e-5)
     assert cost.seconds > 0
     assert cost.data_s > 0
-    assert cost.memory_bytes is None or cost.memory_bytes > 4 * sum(p.numel() for p in trainer.parameters.values())
+    assert cost.memory_bytes is None or cost.memory_bytes >= 4 * sum(p.numel() for p in trainer.parameters.values())
     assert cost.warnings() == []
 
 

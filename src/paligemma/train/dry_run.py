@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paligemma.config import IMAGE_SLOT
 from paligemma.errors import CheckFailed
+from paligemma.train.activations import Shape
 from paligemma.train.loop import Trainer
 from paligemma.train.memory import Gauge
 from paligemma.train.objective import seed_step
@@ -38,6 +40,7 @@ class DryRun:
         seconds: of the last step, without waiting for data; the first one also sets things up.
         data_s: to make its examples in this process, without workers. evaluation_s: of the evaluation.
         memory_bytes: most held by model, optimizer and steps at a time; None where that cannot be told.
+        shape: of the largest micro-batch of this process.
         without_gradient: trained parameters that no example reached.
     """
 
@@ -46,6 +49,7 @@ class DryRun:
     seconds: float
     data_s: float
     memory_bytes: int | None
+    shape: Shape
     without_gradient: tuple[str, ...]
     figures: dict[str, float]
     evaluation_s: float
@@ -81,12 +85,14 @@ def dry_run(trainer: Trainer, evaluate: Callable[[int], dict[str, float]] | None
     with untouched(trainer), Gauge(trainer.device, _held(trainer)) as gauge:
         losses, norms, seconds, data_s = [], [], 0.0, 0.0
         reached: set[str] = set()
+        shapes = []
         for step in range(min(STEPS, trainer.steps)):
             began = time.monotonic()
             batches = trainer.stream.micro_batches(step, trainer.parallel.rank, trainer.parallel.world)
             data_s, began = time.monotonic() - began, time.monotonic()
             loss, norm = _step(trainer, trainer.optimizer, batches, step, reached)
             seconds = time.monotonic() - began
+            shapes += [shape_of(batch, trainer.objective.model.config.vision.num_image_tokens) for batch in batches]
             losses.append(loss)
             norms.append(norm)
         memory = gauge.peak()
@@ -94,6 +100,7 @@ def dry_run(trainer: Trainer, evaluate: Callable[[int], dict[str, float]] | None
         figures = {} if evaluate is None else _evaluated(trainer, evaluate)
         return DryRun(
             losses=tuple(losses), grad_norms=tuple(norms), seconds=seconds, data_s=data_s, memory_bytes=memory,
+            shape=max(shapes, key=lambda shape: shape.rows * shape.tokens),
             without_gradient=tuple(name for name in trainer.parameters if name not in reached),
             figures=figures, evaluation_s=time.monotonic() - began,
         )  # fmt: skip
@@ -150,6 +157,13 @@ def untouched(trainer: Trainer) -> Iterator[None]:
             for name, tensor in averages.items():
                 assert trainer.average is not None
                 _local(trainer.average.values[name]).copy_(tensor)
+
+
+def shape_of(batch: Any, num_image_tokens: int) -> Shape:
+    """What decides how much memory a micro-batch takes."""
+    rows, tokens = batch.tokens.shape
+    slots = int((batch.tokens == IMAGE_SLOT).sum())
+    return Shape(rows=rows, tokens=tokens, learnt=int((batch.mask_loss != 0).sum()), pictures=slots // num_image_tokens)
 
 
 def _step(

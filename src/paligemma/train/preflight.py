@@ -23,6 +23,7 @@ from paligemma.train.evaluate import Evaluation
 from paligemma.train.loop import Trainer
 from paligemma.train.model_checks import TESTS, check_model
 from paligemma.train.objective import Objective, StepStream
+from paligemma.train.plan import training
 from paligemma.train.rows import Row, rows_of
 from paligemma.train.token_checks import Alphabet, Finding, check_rows
 from paligemma.train.view import show
@@ -79,13 +80,21 @@ class Preflight:
         cost = dry_run(trainer, of_few(evaluate) if isinstance(evaluate, Evaluation) else evaluate)
         learnt = None if overfit_steps is None else overfit(trainer, overfit_steps)
         if self.parallel.main:
-            self.say(told(cost))
+            self.say(told(cost, self._estimate(cost)))
             for warning in cost.warnings():
                 self.say(f"warning: {warning}")
             if learnt is not None:
                 self.say(f"one batch was learnt by heart: loss {learnt.first:.4g} to {learnt.last:.4g} in "
                          f"{learnt.steps} steps")  # fmt: skip
         return cost, learnt
+
+    def _estimate(self, cost: DryRun) -> int:
+        """Bytes that `plan` expects of what was measured."""
+        model = self.objective.model
+        frozen = [parameter.itemsize for parameter in model.parameters() if not parameter.requires_grad]
+        return training(
+            model.config, self.config, cost.shape, processes=self.parallel.world, weight_bytes=max(frozen, default=4)
+        ).peak
 
     def _inspect(self) -> None:
         batches = first_batches(self.stream, self.parallel.world)
@@ -150,11 +159,11 @@ def of_few(evaluation: Evaluation) -> Evaluation:
     return few
 
 
-def told(cost: DryRun) -> str:
+def told(cost: DryRun, estimate: int) -> str:
     """What the first steps cost, on one line."""
     words = [f"dry run: {cost.seconds:.3g} s a step", f"{cost.data_s:.3g} s to make its examples"]
     if cost.memory_bytes is not None:
-        words.append(f"{cost.memory_bytes / 1e9:.3g} GB at most")
+        words.append(f"{cost.memory_bytes / 1e9:.3g} GB at most (planned {estimate / 1e9:.3g})")
     words.append(f"loss {cost.losses[0]:.4g}, gradient norm {cost.grad_norms[0]:.3g}")
     if cost.figures:
         words.append(f"evaluation of {FEW} examples {cost.evaluation_s:.3g} s")

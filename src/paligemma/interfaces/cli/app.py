@@ -27,6 +27,7 @@ from paligemma.interfaces.cli import (
     evaluate,
     merge,
     models,
+    plan,
     scoring,
     train,
     ui,
@@ -60,6 +61,7 @@ app.command(models.pull)
 app.command(models.convert)
 app.command(merge.merge)
 app.command(train.train)
+app.command(plan.plan)
 app.command(evaluate.evaluate)
 app.command(calibrate.calibrate)
 app.command(data.app)
