@@ -267,10 +267,8 @@ def main() -> None:
     if arguments.case:
         return give({"ours": ours, "theirs": theirs}[arguments.case["side"]](arguments.case))
     results = []
-    print(
-        "| what | checkpointing | side | trained | peak, MiB | ratio | processor, s | ratio | clock, s | losses apart |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| what | checkpointing | side | peak, MiB | ratio | processor, s | ratio | clock, s | losses apart |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for method, checkpointing in CASES[arguments.size]:
         found = compare(arguments.size, method, checkpointing, arguments.rounds, arguments.steps)
         results.append(found)
