@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 
 from paligemma.checkpoints.hub import BUNDLED
 from paligemma.disk import Files
-from paligemma.train import state
 from paligemma.train.config import DataConfig, EvalConfig, OptimConfig, SourceConfig, TrainConfig
 from paligemma.train.run import train
+from paligemma.train.saving import state
 
 CALLS = ("write", "truncate", "sync", "replace", "remove", "make_directory", "open", "sync_directory")
 SHRUNK = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 2}

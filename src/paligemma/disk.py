@@ -1,7 +1,7 @@
 """The system calls with which jobs and training change a disk, all of them, so that tests can fail or stop at each one.
 
 In and out: paths, descriptors, bytes. Not done here: what is written, and in which order (`jobs/folder.py`,
-`train/sets.py`, `train/state.py`).
+`train/saving/sets.py`, `train/saving/state.py`).
 """
 
 import os

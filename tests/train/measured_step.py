@@ -14,14 +14,14 @@ import torch
 from paligemma.config import Config, TextConfig, VisionConfig
 from paligemma.model import PaliGemmaModel
 from paligemma.processor import Batch
-from paligemma.train.activations import Shape
+from paligemma.train.checks.dry_run import dry_run
 from paligemma.train.config import DataConfig, OptimConfig, TrainConfig
-from paligemma.train.dry_run import dry_run
 from paligemma.train.loop import Trainer
 from paligemma.train.objective import SuffixObjective
 from paligemma.train.parts import prepare
-from paligemma.train.plan import METHODS, training
-from paligemma.train.scratch import initialise
+from paligemma.train.planning.activations import Shape
+from paligemma.train.planning.plan import METHODS, training
+from paligemma.train.pretraining.scratch import initialise
 
 VISION = VisionConfig(width=256, depth=4, mlp_dim=1024, num_heads=4, image_size_px=112)  # 64 tokens an image
 TEXT = TextConfig(width=512, depth=6, mlp_dim=2048, num_heads=8, num_kv_heads=2, head_dim=64, vocab_size=48_000)

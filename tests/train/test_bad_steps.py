@@ -6,7 +6,7 @@ from tests.train.made import record
 from tests.train.tiny import Stream
 
 from paligemma.train.bad_steps import ids_of, keep_bad_step, tensors_of
-from paligemma.train.seeing import PatchBatch, SeenBatch
+from paligemma.train.pretraining.seeing import PatchBatch, SeenBatch
 
 
 def test_a_bad_step_can_be_looked_at_again(tmp_path):

@@ -18,8 +18,8 @@ from paligemma.train.distributed import Parallel
 from paligemma.train.loop import Trainer
 from paligemma.train.objective import SuffixObjective
 from paligemma.train.parts import prepare
+from paligemma.train.saving.state import RunState
 from paligemma.train.start import begin
-from paligemma.train.state import RunState
 from paligemma.train.streams import TrainingBatch, encode
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA first multiplies
@@ -215,7 +215,7 @@ def test_no_more_memory_is_taken_than_was_planned(capsys, method):
     )  # fmt: skip
     vision = VisionConfig(width=512, depth=8, mlp_dim=2048, num_heads=8, image_size_px=224)
     config = tiny_config(steps=3, batch_size=4, precision="bf16", **METHODS[method])
-    plan = pytest.importorskip("paligemma.train.plan")
+    plan = pytest.importorskip("paligemma.train.planning.plan")
     planned = plan.plan_training(
         "random", Config(vision=vision, text=text), config, text_tokens=48, learnt=32
     ).memory.peak

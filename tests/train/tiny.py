@@ -17,7 +17,7 @@ from paligemma.train.config import DataConfig, OptimConfig, TrainConfig
 from paligemma.train.loop import Trainer
 from paligemma.train.objective import SuffixObjective
 from paligemma.train.records import Observer, StepRecord
-from paligemma.train.sets import Restored
+from paligemma.train.saving.sets import Restored
 from paligemma.train.streams import TrainingBatch
 
 ROWS = 8  # of a step

@@ -20,8 +20,8 @@ from paligemma.train.distributed import Parallel
 from paligemma.train.loop import Trainer
 from paligemma.train.objective import SuffixObjective
 from paligemma.train.parts import prepare
-from paligemma.train.report import Journal
-from paligemma.train.state import RunState
+from paligemma.train.reports.report import Journal
+from paligemma.train.saving.state import RunState
 
 
 class Rows:

@@ -26,11 +26,11 @@ from paligemma.tokenizer import Tokenizer
 from paligemma.train.config import DataConfig, LossConfig, OptimConfig, TrainConfig
 from paligemma.train.loop import Trainer
 from paligemma.train.objective import Objective
-from paligemma.train.report import Journal, Terminal
-from paligemma.train.scenes import ScenePlan, SceneStream
-from paligemma.train.scratch import initialise
-from paligemma.train.seeing import PatchObjective, SeeAndSpeakObjective
-from paligemma.train.state import RunState
+from paligemma.train.pretraining.scenes import ScenePlan, SceneStream
+from paligemma.train.pretraining.scratch import initialise
+from paligemma.train.pretraining.seeing import PatchObjective, SeeAndSpeakObjective
+from paligemma.train.reports.report import Journal, Terminal
+from paligemma.train.saving.state import RunState
 
 OPTIM = OptimConfig(
     lr=1.2e-3, betas=(0.9, 0.98), weight_decay=0.02, decay_rule="matrices", schedule="rsqrt", warmup=150, timescale=1500

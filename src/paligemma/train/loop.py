@@ -29,8 +29,8 @@ from paligemma.train.objective import Objective, StepStream, seed_step
 from paligemma.train.optim import Average, Group, Optimizer, parameter_groups
 from paligemma.train.process import Stopped, peak_memory, repeatable, signals_heard
 from paligemma.train.records import Best, Observer, Progress, StepRecord, Summary
-from paligemma.train.sets import Restored
-from paligemma.train.snapshot import restore, snapshot, trained
+from paligemma.train.saving.sets import Restored
+from paligemma.train.saving.snapshot import restore, snapshot, trained
 from paligemma.train.streams import Loader
 
 MAX_BAD_STEPS = 3  # in a row

@@ -19,25 +19,25 @@ import torch
 
 from paligemma.checkpoints.placement import choose_device
 from paligemma.errors import UsageError
-from paligemma.train.card import write_card
+from paligemma.train.checks.preflight import Preflight
 from paligemma.train.config import TrainConfig
 from paligemma.train.config_file import FREE, differences, from_dict, to_dict, write_config
-from paligemma.train.curves import Curves
 from paligemma.train.distributed import Parallel
-from paligemma.train.evaluate import Evaluation
 from paligemma.train.examples import Examples, open_examples, remarks, write_data_report
-from paligemma.train.exports import gathered, write_export
+from paligemma.train.judging.evaluate import Evaluation
 from paligemma.train.loop import Trainer
 from paligemma.train.objective import SuffixObjective
 from paligemma.train.parts import Parts, prepare
-from paligemma.train.preflight import Preflight
 from paligemma.train.records import Observer, Summary
-from paligemma.train.report import Journal, Terminal, write_summary
-from paligemma.train.sets import Restored
+from paligemma.train.reports.card import write_card
+from paligemma.train.reports.curves import Curves
+from paligemma.train.reports.report import Journal, Terminal, write_summary
+from paligemma.train.reports.tracking import Tracking
+from paligemma.train.saving.exports import gathered, write_export
+from paligemma.train.saving.sets import Restored
+from paligemma.train.saving.state import RunState
 from paligemma.train.start import Start, begin
-from paligemma.train.state import RunState
 from paligemma.train.streams import ExampleStream
-from paligemma.train.tracking import Tracking
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from paligemma.model import PaliGemmaModel
 from paligemma.processor import Processor
 from paligemma.tokenizer import Tokenizer
 from paligemma.train.config import TrainConfig
-from paligemma.train.scratch import initialise
+from paligemma.train.pretraining.scratch import initialise
 
 SCRATCH = "scratch:"
 # The filter a file calls bilinear is Pillow's, which averages as it shrinks; `pixels` knows that of TensorFlow too.

@@ -14,7 +14,7 @@ from paligemma.interfaces.cli.options import Flag, Json, ModelOptions, at_least
 from paligemma.interfaces.cli.progress import Bar, several_on_a_terminal
 
 if TYPE_CHECKING:
-    from paligemma.train.benchmark import Report
+    from paligemma.train.judging.benchmark import Report
 
 
 @Parameter(name="*", group=Group("Scenes", sort_key=1))
@@ -77,8 +77,8 @@ def evaluate(
         quiet: no progress.
         json: one JSON object on stdout and nothing else.
     """
-    from paligemma.train.benchmark import check_required
-    from paligemma.train.report_page import compared, read_report, save_report
+    from paligemma.train.judging.benchmark import check_required
+    from paligemma.train.judging.report_page import compared, read_report, save_report
 
     at_least("--limit", limit, 1)
     at_least("--batch-size", batch_size, 1)
@@ -105,8 +105,8 @@ def evaluate(
 
 def _measured(task: str, scenes: SceneOptions, model: ModelOptions, quiet: bool, more: Mapping[str, Any]) -> "Report":
     """The report, with a bar meanwhile; what is asked is checked before a model is loaded for it."""
-    from paligemma.train.benchmark import evaluate as measure
-    from paligemma.train.scene_questions import check
+    from paligemma.train.judging.benchmark import evaluate as measure
+    from paligemma.train.judging.scene_questions import check
 
     asked = scenes.of_evaluate()
     if task == "scenes":

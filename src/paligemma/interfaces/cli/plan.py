@@ -17,7 +17,7 @@ from paligemma.interfaces.cli.models import read_config
 from paligemma.interfaces.cli.options import Flag, Json, at_least
 
 if TYPE_CHECKING:
-    from paligemma.train.plan import Plan, Wanted
+    from paligemma.train.planning.plan import Plan, Wanted
 
 Method = Literal["full", "frozen", "attention", "lora", "qlora"]
 GIB = 2**30
@@ -89,8 +89,8 @@ def plan(
         raise UsageError(f"--tflops {tflops} is out of range; give a number above 0")
     if task == "infer" and method is not None:
         raise UsageError(f"--method {method} says how to train, but --task infer only answers; leave one of them out")
-    from paligemma.train.plan import METHODS, Wanted
-    from paligemma.train.plan import usable as usable_of
+    from paligemma.train.planning.plan import METHODS, Wanted
+    from paligemma.train.planning.plan import usable as usable_of
 
     budget = None if gpu is None else usable_of(card_bytes(gpu))
     models = [model] if model else [v.name for v in VARIANTS.values() if v.kind in ("pt", "nano")]
@@ -132,13 +132,13 @@ def measured_rate(precision: str) -> float:
     import torch
 
     from paligemma.checkpoints.placement import choose_device
-    from paligemma.train.speed import matrix_rate
+    from paligemma.train.planning.speed import matrix_rate
 
     return matrix_rate(choose_device(), torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 def _table(wanted: dict[tuple[str, str], "Wanted"], gpu: str | None, budget: int | None, as_json: bool) -> None:
-    from paligemma.train.plan import largest, plan
+    from paligemma.train.planning.plan import largest, plan
 
     rows, facts = [], []
     for (name, method), one in wanted.items():
@@ -166,8 +166,8 @@ def _fitting(micro_batch: int) -> str:
 def _one(
     name: str, wanted: "Wanted", gpu: str | None, budget: int | None, examples: int | None, rate: float, as_json: bool
 ) -> None:  # fmt: skip
-    from paligemma.train.plan import advice, largest, plan
-    from paligemma.train.speed import SHARE_REACHED
+    from paligemma.train.planning.plan import advice, largest, plan
+    from paligemma.train.planning.speed import SHARE_REACHED
 
     found = plan(wanted)
     step_s = found.flops / (rate * SHARE_REACHED * wanted.processes)

@@ -1,0 +1,1 @@
+"""What happens before the first step: rows for people, refusals, tests on the model, a dry run."""

@@ -1,0 +1,1 @@
+"""What will fit and how long it takes, before anything is loaded."""

@@ -1,0 +1,284 @@
+"""How much memory and time training or answering will take, before anything is loaded.
+
+    training   weights + optimizer + average, and the largest of
+                 A  forward done    activations + logits (+ gradients of earlier micro-batches)
+                 B  tower's turn    what the image encoder keeps + gradients of the language model and its embedding
+                 C  update          gradients + a copy of the largest
+    answering  weights + key-value cache + one block at work + logits
+
+All by formula from an architecture's numbers (`inventory`, `activations`); no weight is read. Compared with what was
+measured in docs/safety-checks.md. Not done here: operations and time (`speed`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from paligemma.config import Config
+from paligemma.errors import UsageError
+from paligemma.train.config import LoraConfig, OptimConfig, TrainConfig
+from paligemma.train.planning.activations import BFLOAT16, FLOAT32, Kept, Shape, kept, logits_bytes, working_bytes
+from paligemma.train.planning.inventory import Inventory, inventory
+from paligemma.train.planning.speed import forward_flops, step_flops
+
+GIB = 2**30
+OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "sgd": 0.0}  # a trained number; sgd without momentum
+MOMENTUM_BYTES = 4.0
+MAX_BATCH = 2**16
+# Of a card's memory: what the driver and kernels take, and what is lost between allocations.
+CUDA_CONTEXT, USABLE = 0.6 * GIB, 0.95
+
+# What people call the ways to train, as settings; also the options of `paligemma plan`.
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"train": ("all",)},
+    "frozen": {"train": ("lm", "projector")},  # the image encoder stays as it is
+    "attention": {"train": ("attention",)},
+    "lora": {"lora": LoraConfig(where=("lm",))},
+    "qlora": {"lora": LoraConfig(where=("lm",)), "quantize": "nf4"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes in one process; `peak` is the most at a time, which is less than the sum of all."""
+
+    weights: int
+    optimizer: int = 0
+    gradients: int = 0
+    average: int = 0
+    activations: int = 0
+    logits: int = 0
+    cache: int = 0
+    working: int = 0
+    peak: int
+
+    def parts(self) -> dict[str, int]:
+        """Everything but the peak, where there is some."""
+        return {name: value for name, value in vars(self).items() if name != "peak" and value}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one way to run a model takes.
+
+    Attributes:
+        trained, total: numbers of the model.
+        micro_batch: examples at a time in one process. batch_size: of a step, over all processes.
+        flops: operations of a step over all processes, or of answering one batch.
+    """
+
+    trained: int
+    total: int
+    micro_batch: int
+    batch_size: int
+    memory: Memory
+    flops: float
+
+
+def training(
+    architecture: Config, config: TrainConfig, shape: Shape, *,
+    processes: int = 1, weight_bytes: int = BFLOAT16,
+) -> Memory:  # fmt: skip
+    """Bytes of one process of a training run.
+
+    Args:
+        shape: of its largest micro-batch.
+        weight_bytes: of a number in the model's file; what stays frozen under adapters keeps its type.
+    """
+    parts = inventory(architecture, config)
+    fsdp = config.parallel == "fsdp2" and processes > 1
+    bf16 = config.precision == "bf16"
+    frozen_bytes = weight_bytes if config.lora is not None and bf16 and not fsdp else FLOAT32
+    weights = FLOAT32 * parts.trained + frozen_bytes * parts.frozen + parts.quantized_bytes
+    optimizer = round(parts.trained * _optimizer_bytes(config))
+    average = FLOAT32 * parts.trained if config.optim.ema else 0
+    gradients = FLOAT32 * parts.trained
+    gathered = 0
+    if fsdp:
+        weights, optimizer, average = (value // processes for value in (weights, optimizer, average))
+        outside = parts.outside + parts.frozen_outside
+        gathered = FLOAT32 * outside + 2 * (BFLOAT16 if bf16 else FLOAT32) * _largest_block(architecture)
+        gradients = gradients // processes + FLOAT32 * parts.outside
+    held = kept(
+        architecture, parts, shape, bf16=bf16, checkpointing=config.checkpointing, casts=not fsdp,
+        residual=frozen_bytes if config.lora is not None else FLOAT32, chunk=config.loss.chunk,
+        weight_bytes=frozen_bytes,
+    )  # fmt: skip
+    static = weights + optimizer + average + gathered
+    peak = static + max(_phases(architecture, parts, config, held, gradients, processes=processes, learnt=shape.learnt))
+    return Memory(
+        weights=weights + gathered, optimizer=optimizer, gradients=gradients, average=average,
+        activations=held.vision + held.lm + held.casts, logits=held.logits, working=held.working, peak=peak,
+    )  # fmt: skip
+
+
+def _phases(
+    architecture: Config, parts: Inventory, config: TrainConfig, held: Kept, gradients: int, *,
+    processes: int, learnt: int,
+) -> Iterator[int]:  # fmt: skip
+    """Bytes beside what is always there, at the three moments of a step that can be its peak."""
+    several = config.micro_batch is not None and config.batch_size > config.micro_batch * processes
+    earlier = gradients if several or config.parallel == "ddp" else 0
+    embedding = architecture.text.embedding_rows * architecture.text.width * parts.embedding_trained
+    cast = (BFLOAT16 if config.precision == "bf16" else FLOAT32) * embedding
+    forward = held.vision + held.lm + held.casts
+    head = held.logits + (FLOAT32 * embedding if learnt > config.loss.chunk else 0)  # of one chunk after another
+    yield forward + max(held.working, head, FLOAT32 * embedding + cast) + earlier
+    yield held.vision + max(gradients, earlier) + FLOAT32 * embedding
+    yield gradients + FLOAT32 * parts.largest
+
+
+def _optimizer_bytes(config: TrainConfig) -> float:
+    if config.optim.name == "sgd" and config.optim.momentum:
+        return MOMENTUM_BYTES
+    return OPTIMIZER_BYTES[config.optim.name]
+
+
+def _largest_block(architecture: Config) -> int:
+    """Numbers of the largest block, which "fsdp2" puts together while it computes."""
+    text, vision = architecture.text, architecture.vision
+    one = replace(text, depth=1).num_parameters - replace(text, depth=0).num_parameters
+    other = replace(vision, depth=1).num_parameters - replace(vision, depth=0).num_parameters
+    return max(one, other)
+
+
+def answering(architecture: Config, shape: Shape, *, bf16: bool = True, new_tokens: int = 128) -> Memory:
+    """Bytes of answering one batch: weights, cache, the prompt's pass, and one row of logits for each answer."""
+    c = BFLOAT16 if bf16 else FLOAT32
+    text = architecture.text
+    weights = c * architecture.num_parameters
+    cache = shape.rows * (shape.tokens + new_tokens) * text.cache_bytes_per_token * c // BFLOAT16
+    working = working_bytes(architecture, shape, c, c)
+    logits = logits_bytes(text, shape.rows, c)
+    return Memory(weights=weights, cache=cache, working=working, logits=logits,
+                  peak=weights + cache + max(working, logits))  # fmt: skip
+
+
+# --- whole plans -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be planned for one architecture.
+
+    Attributes:
+        method: one of `METHODS`, or "" for answering.
+        micro_batch: at a time in one process; default its share of the batch.
+        text_tokens: of a row, image tokens apart; half of them are learnt, or were the answer.
+    """
+
+    architecture: Config
+    method: str = "full"
+    batch_size: int = 1
+    micro_batch: int | None = None
+    text_tokens: int = 128
+    images: int = 1
+    precision: Literal["bf16", "fp32"] = "bf16"
+    checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
+    processes: int = 1
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+
+    def config(self) -> TrainConfig:
+        """The same as settings of a run."""
+        return TrainConfig(
+            batch_size=self.batch_size, micro_batch=self.micro_batch, precision=self.precision,
+            checkpointing=self.checkpointing, optim=OptimConfig(name=self.optimizer),
+            parallel=self.parallel if self.processes > 1 else "auto", **METHODS[self.method],
+        )  # fmt: skip
+
+    def shape(self, rows: int, learnt: int) -> Shape:
+        """So many rows at a time, `learnt` tokens of each in the loss."""
+        tokens = self.images * self.architecture.vision.num_image_tokens + self.text_tokens
+        return Shape(rows=rows, tokens=tokens, learnt=rows * learnt, pictures=rows * self.images)
+
+
+def plan(wanted: Wanted) -> Plan:
+    """Memory and operations of training by a method, or without one of answering.
+
+    Raises:
+        UsageError: a batch that cannot be shared.
+    """
+    if wanted.batch_size % wanted.processes:
+        raise UsageError(
+            f"a batch of {wanted.batch_size} cannot be shared by {wanted.processes} processes; give a multiple of it"
+        )
+    share = wanted.batch_size // wanted.processes
+    micro = min(wanted.micro_batch or share, share)
+    if not wanted.method:
+        return _plan_answers(wanted, micro)
+    config, shape = wanted.config(), wanted.shape(micro, -(-wanted.text_tokens // 2))
+    memory = training(wanted.architecture, config, shape, processes=wanted.processes)
+    parts = inventory(wanted.architecture, config)
+    return Plan(
+        trained=parts.trained, total=wanted.architecture.num_parameters, micro_batch=micro,
+        batch_size=wanted.batch_size, memory=memory,
+        flops=step_flops(wanted.architecture, config, shape) * wanted.batch_size / micro,
+    )  # fmt: skip
+
+
+def _plan_answers(wanted: Wanted, rows: int) -> Plan:
+    architecture, new = wanted.architecture, -(-wanted.text_tokens // 2)
+    shape = wanted.shape(rows, 1)
+    vision, text = forward_flops(architecture, shape)
+    memory = answering(architecture, shape, bf16=wanted.precision == "bf16", new_tokens=new)
+    later = 2.0 * architecture.text.num_parameters * rows * new
+    return Plan(
+        trained=0, total=architecture.num_parameters, micro_batch=rows, batch_size=wanted.batch_size, memory=memory,
+        flops=(vision + text + later) * wanted.batch_size / rows,
+    )  # fmt: skip
+
+
+def usable(card_bytes: int) -> int:
+    """What of a card's memory tensors can have."""
+    return max(0, round(USABLE * (card_bytes - CUDA_CONTEXT)))
+
+
+def largest(wanted: Wanted, budget: int) -> int:
+    """The largest number of examples at a time in one process that fits; 0 where not even one does."""
+
+    def fits(rows: int) -> bool:
+        batch = rows * wanted.processes
+        return plan(replace(wanted, batch_size=batch, micro_batch=rows)).memory.peak <= budget
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while high < MAX_BATCH and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def advice(wanted: Wanted, budget: int) -> list[dict[str, Any]]:
+    """The smallest changes with which a plan that does not fit would, as options; one for each way to train.
+
+    In order: fewer examples at a time, activations computed again, an 8-bit optimizer, more cards, another method.
+    """
+    found = []
+    for method in dict.fromkeys((wanted.method, *METHODS)) if wanted.method else ("",):
+        for change in _changes(wanted):
+            options = {"method": method} | change if method != wanted.method else change
+            if options and plan(replace(wanted, **options)).memory.peak <= budget:
+                found.append({name: value for name, value in options.items() if value != getattr(wanted, name)})
+                break
+    return found
+
+
+def _changes(wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """What can be changed about a run without learning anything else, the cheapest first."""
+    yield {}
+    yield {"micro_batch": 1}
+    if not wanted.method:
+        return
+    yield {"checkpointing": True}
+    yield {"micro_batch": 1, "checkpointing": True}
+    yield {"micro_batch": 1, "checkpointing": True, "optimizer": "adamw8bit"}
+    for cards in (2, 4, 8):
+        if cards > wanted.processes:
+            batch = -(-wanted.batch_size // cards) * cards
+            yield {
+                "micro_batch": 1, "checkpointing": True, "parallel": "fsdp2", "processes": cards, "batch_size": batch
+            }  # fmt: skip

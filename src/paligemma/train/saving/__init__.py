@@ -1,0 +1,1 @@
+"""What a run leaves on disk: checkpoint sets that survive any stop, exports that load."""
