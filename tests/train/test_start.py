@@ -83,6 +83,13 @@ def test_scratch_takes_architecture_and_tokenizer_alone(folder, tmp_path):
         begin(TrainConfig(model=f"scratch:{bare}"))
 
 
+def test_scratch_of_a_bundled_name_has_its_architecture_and_tokenizer():
+    start, there = begin(TrainConfig(model="scratch:nano")), begin(TrainConfig(model="nano"))
+    assert start.model.config == there.model.config
+    assert start.processor.tokenizer.vocab_size == there.processor.tokenizer.vocab_size
+    assert not torch.equal(start.model.projector.weight, there.model.projector.weight)
+
+
 def test_random_weights_have_no_random_biases():
     text = replace(TINY[2].text, vocab_size=1200, padding_rows=0)
     model = from_nothing(replace(TINY[2], text=text), 0, 20)

@@ -16,7 +16,7 @@ from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
 from paligemma.checkpoints.load import at_resolution, build_model, open_checkpoint
 from paligemma.checkpoints.tensors import common_dtype
-from paligemma.config import VARIANTS, Config
+from paligemma.config import Config
 from paligemma.errors import CheckpointError, UnavailableError
 from paligemma.model import PaliGemmaModel
 from paligemma.processor import Processor
@@ -125,9 +125,7 @@ def _find_architecture(config: TrainConfig) -> _Found:
     name = config.model.removeprefix(SCRATCH)
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
-        found = _find(name)  # also for published names: the tokenizer has to come from there
-        published = VARIANTS.get(name.removeprefix("google/"))
-        return found if published is None else replace(found, config=published.config)
+        return _find(name)  # with the padding rows of its file, which its tokenizer may name
     architecture, image_token_id = read_config(folder / "config.json")
     if not any((folder / one).is_file() for one in ("tokenizer.json", "tokenizer.model")):
         raise UnavailableError(f"{folder} has no tokenizer; put tokenizer.json or tokenizer.model there")
