@@ -109,6 +109,8 @@ def test_an_answer_that_stands_in_its_prompt_is_worth_a_look():
     assert finding.check == "answer in the prompt"
     assert not finding.refused
     assert of_text("answer en is it a cat or a dog?", "a cat") == []
+    two = " ; ".join([BOX, BOX.replace("cat", "tall tree")])
+    assert of_text("detect cat ; tall tree", two) == []
 
 
 def test_refusals_come_first():

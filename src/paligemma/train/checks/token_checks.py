@@ -163,6 +163,8 @@ def too_long(row: Row, alphabet: Alphabet) -> str | None:
 
 def answer_in_prompt(row: Row, alphabet: Alphabet) -> str | None:
     suffix, prefix = (" ".join(SPELLED.sub(" ", row.text(part)).split()) for part in ("suffix", "prefix"))
+    if SPELLED.search(row.text("suffix")):  # where things are is not in the prompt
+        return None
     if len(suffix.split()) < TRIVIAL_WORDS or len(suffix) < TRIVIAL_LETTERS or suffix.lower() not in prefix.lower():
         return None
     return (
