@@ -18,7 +18,8 @@ from paligemma.train.distributed import Parallel
 from paligemma.train.loop import Trainer
 from paligemma.train.objective import SuffixObjective
 from paligemma.train.parts import prepare
-from paligemma.train.planning.plan import plan_training
+from paligemma.train.planning.activations import Shape
+from paligemma.train.planning.plan import training
 from paligemma.train.saving.state import RunState
 from paligemma.train.start import begin
 from paligemma.train.streams import TrainingBatch, encode
@@ -216,7 +217,8 @@ def test_no_more_memory_is_taken_than_was_planned(capsys, method):
     )  # fmt: skip
     vision = VisionConfig(width=512, depth=8, mlp_dim=2048, num_heads=8, image_size_px=224)
     config = tiny_config(steps=3, batch_size=4, precision="bf16", **METHODS[method])
-    planned = plan_training("random", Config(vision=vision, text=text), config, text_tokens=48, learnt=32).memory.peak
+    shape = Shape(rows=4, tokens=vision.num_image_tokens + 48, learnt=4 * 32, pictures=4)
+    planned = training(Config(vision=vision, text=text), config, shape).peak
 
     tokens = torch.cat([torch.full((4, vision.num_image_tokens), IMAGE_SLOT), torch.randint(3, 9999, (4, 48))], dim=1)
     suffix = torch.zeros_like(tokens)
