@@ -16,7 +16,7 @@ from tests.train.first_rows import (
     whole_row_learnt,
     without_eos,
 )
-from tests.train.test_evaluate import TEXTS
+from tests.train.judging.test_evaluate import TEXTS
 from tests.train.tiny import tiny_config, tiny_trainer
 
 from paligemma.errors import CheckFailed, InputError, UsageError

@@ -33,7 +33,7 @@ def peak(**changes):
             pytest.param(settings, marks=pytest.mark.slow)
             for settings in (
                 {"precision": "fp32"}, {"checkpointing": True}, {"method": "lora"}, {"method": "attention"},
-                {"method": "frozen"}, {"method": "qlora"}, {"optimizer": "adamw8bit"}, {"optimizer": "sgd", "rows": 8},
+                {"method": "frozen"}, {"method": "qlora"}, {"optimizer": "sgd", "rows": 8},
                 {"method": "lora", "checkpointing": True, "rows": 8},
             )
         ),

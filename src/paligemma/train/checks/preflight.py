@@ -123,7 +123,10 @@ def first_batches(stream: StepStream, world: int = 1) -> list[Any]:
 
 def once(rows: Iterable[Row]) -> list[Row]:
     """Each example once: a small data set comes round again within the first steps."""
-    return list({row.id: row for row in reversed(list(rows))}.values())[::-1]
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row.id, row)
+    return list(found.values())
 
 
 def write_page(folder: Path, rows: Sequence[Row], findings: Sequence[Finding]) -> Path:
