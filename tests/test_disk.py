@@ -1,6 +1,9 @@
 """The system calls do what their names say; short writes are gone on with."""
 
+import fcntl
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -61,3 +64,21 @@ def test_a_lock_is_held_by_one_and_freed_by_closing(tmp_path):
     files.close(first)
     lock(files, second, what="run", where=tmp_path)
     files.close(second)
+
+
+def test_the_children_of_a_dead_process_are_waited_for(tmp_path):
+    program = (
+        "import os, sys, time; from pathlib import Path; from paligemma.disk import Files, lock\n"
+        "files, path = Files(), Path(sys.argv[1])\n"
+        "lock(files, files.open(path), what='job', where=path)\n"
+        "if os.fork() == 0: os.close(1); time.sleep(0.7)\n"
+        "os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "job.lock")], check=True)
+    files = Files()
+    descriptor = files.open(tmp_path / "job.lock")
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock(files, descriptor, what="job", where=tmp_path)
+    assert (tmp_path / "job.lock").read_text() == f"{os.getpid()}\n"
+    files.close(descriptor)

@@ -25,7 +25,7 @@ _ROOMS = {
     "AnswerStream": "api",
     "train": "train",
     "TrainConfig": "train.config",
-    "evaluate": "train.benchmark",
+    "evaluate": "train.judging.benchmark",
     "Answer": "results",
     "Detections": "results",
     "Box": "results",

@@ -25,8 +25,8 @@ from paligemma.results import Mask as Mask
 from paligemma.results import Notice as Notice
 from paligemma.tokenizer import Tokenizer as Tokenizer
 from paligemma.train import train as train
-from paligemma.train.benchmark import evaluate as evaluate
 from paligemma.train.config import TrainConfig as TrainConfig
+from paligemma.train.judging.benchmark import evaluate as evaluate
 
 __version__: str
 __all__: list[str]

@@ -5,9 +5,12 @@ In and out: paths, descriptors, bytes. Not done here: what is written, and in wh
 """
 
 import os
+import time
 from pathlib import Path
 
 from paligemma.errors import UnavailableError, UsageError
+
+ORPHANS_S = 20.0  # how long the children of a dead process may take to notice that it is dead
 
 
 class Files:
@@ -62,6 +65,9 @@ def write_all(files: Files, descriptor: int, data: bytes | memoryview) -> None:
 def lock(files: Files, descriptor: int, *, what: str, where: Path) -> None:
     """Takes an open file for this process alone, and writes the process's number into it; closing it lets go.
 
+    Where the process that had it is dead, its children (loader workers) may have it for seconds more: they are waited
+    for.
+
     Args:
         what, where: for the message: `job`, and the folder that is locked.
 
@@ -73,12 +79,31 @@ def lock(files: Files, descriptor: int, *, what: str, where: Path) -> None:
         import fcntl
     except ImportError:
         raise UnavailableError(f"a {what} needs file locks as Linux and macOS have them; run it there") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        other = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-        raise UsageError(
-            f"another {what} (process {other or 'unknown'}) is writing to {where}; wait for it, or give another --out"
-        ) from None
+    deadline = time.monotonic() + ORPHANS_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            if not _is_dead(owner) or time.monotonic() > deadline:
+                raise UsageError(
+                    f"another {what} (process {owner or 'unknown'}) is writing to {where}; "
+                    "wait for it, or give another --out"
+                ) from None
+            time.sleep(0.05)
     files.truncate(descriptor, 0)
     write_all(files, descriptor, b"%d\n" % os.getpid())
+
+
+def _is_dead(number: str) -> bool:
+    """Whether no process of this machine has the number; what is no number may be anything."""
+    if not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

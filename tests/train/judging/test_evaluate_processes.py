@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from tests.train.judging.test_evaluate import BOXES, TEXTS, evaluation
 from tests.train.test_distributed import together
-from tests.train.test_evaluate import BOXES, TEXTS, evaluation
 
 from paligemma.train.config import TrainConfig
 from paligemma.train.distributed import Parallel

@@ -1,6 +1,6 @@
 """`paligemma plan`: what a model takes in memory and time, before anything is loaded.
 
-Options in, a table or JSON out; the formulas are `train.plan`'s. Cards are sold in binary units: 24GB is 24 GiB.
+Options in, a table or JSON out; the formulas are `planning.plan`'s. Cards are sold in binary units: 24GB is 24 GiB.
 """
 
 import math
