@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from paligemma.config import VARIANTS
@@ -41,6 +43,10 @@ def test_what_is_no_stage_is_told() -> None:
         stage_config(4, "paligemma-3b-pt-224")
     with pytest.raises(UsageError, match="expected one of 448, 896"):
         stage_config(2, "paligemma-3b-pt-224", 224)
+
+
+def test_the_page_shows_the_table() -> None:
+    assert table() in Path("docs/stages.md").read_text()
 
 
 def test_the_table_has_a_row_for_each() -> None:

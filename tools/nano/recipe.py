@@ -1,9 +1,8 @@
 """Nano through its stages, each from what the one before left; `python -m tools.nano stage see`, then pt-112, ...
 
     see        stage 0   vision tower alone: the truth about every patch, 112 px, half of it windows of larger pictures
-    pt-112     stage 1   everything, six packed questions a picture, the patches' truth beside them
+    pt-112     stage 1   everything, eight packed questions a picture, the patches' truth beside them
     pt-224     stage 2   the same at 224 px, reading, boxes and masks asked more often
-    mix-224    stage 3   one question a row, as it will be asked; rates fall to nothing
 
 A stage stops at its last step, or at a signal, and goes on when it is started again. Weights of a finished stage lie in
 `runs/nano1/STAGE/last`.
@@ -36,6 +35,7 @@ OPTIM = OptimConfig(
     lr=1.2e-3, betas=(0.9, 0.98), weight_decay=0.02, decay_rule="matrices", schedule="rsqrt", warmup=150, timescale=1500
 )
 LOSS = LossConfig(per="token", location_spread=5.0, mask_token_weight=0.25)
+LANGUAGES: Mapping[str, float] = {"en": 0.32, "de": 0.17, "fr": 0.17, "es": 0.17, "zh": 0.17}
 READ_MORE: Mapping[str, float] = {"objects": 0.45, "text": 0.28, "hand": 0.1, "chart": 0.09, "table": 0.08}
 
 
@@ -68,12 +68,12 @@ STAGES = {
         Step(
             name="pt-112", after="see", image_size_px=112, steps=12_000,
             optim=replace(OPTIM, vision_lr_scale=0.5, vision_warmup=300),
-            plan=ScenePlan(pictures=32, micro=32, questions=6),
+            plan=ScenePlan(pictures=32, micro=32, alone=0.25, languages=LANGUAGES),
         ),
         Step(
             name="pt-224", after="pt-112", image_size_px=224, steps=12_000,
             optim=replace(OPTIM, lr=9e-4, vision_lr_scale=0.5),
-            plan=ScenePlan(pictures=16, micro=16, questions=6, kinds=READ_MORE),
+            plan=ScenePlan(pictures=16, micro=16, alone=0.25, kinds=READ_MORE, languages=LANGUAGES),
         ),
     )
 }  # fmt: skip
