@@ -148,12 +148,22 @@ class Int8Linear(QuantizedLinear):
     method = "int8"
 
     def encode(self, weight: Tensor) -> None:
-        scale = weight.float().abs().amax(dim=1).clamp(min=1e-38) / 127
-        self.codes = _frozen((weight.float() / scale[:, None]).round().to(torch.int8).view(torch.uint8))
-        self.scales = _frozen(_as_bytes(scale))
+        codes, scales = encode_rows(weight)
+        self.codes, self.scales = _frozen(codes.view(torch.uint8)), _frozen(_as_bytes(scales))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        return (self.codes.view(torch.int8) * _as_floats(self.scales)[:, None]).to(dtype)
+        return decode_rows(self.codes.view(torch.int8), _as_floats(self.scales), dtype)
+
+
+def encode_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8[out, in] codes and float32[out] scales of float[out, in]: each row's largest number becomes 127 or -127."""
+    scales = weight.float().abs().amax(dim=1).clamp(min=1e-38) / 127
+    return (weight.float() / scales[:, None]).round().to(torch.int8), scales
+
+
+def decode_rows(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The inverse of `encode_rows` up to half a scale; computed in float32, rounded once to `dtype`."""
+    return (codes * scales[:, None]).to(dtype)
 
 
 METHODS: dict[str, type[QuantizedLinear]] = {kind.method: kind for kind in (Nf4Linear, Nf4DoubleLinear, Int8Linear)}
