@@ -21,6 +21,8 @@ os.environ.update(
     NO_COLOR="1",
     OMP_NUM_THREADS="1",  # torch.get_num_threads() == 1: tiny sizes, and sums in one order
     TOKENIZERS_PARALLELISM="false",
+    TORCHINDUCTOR_CACHE_DIR=os.path.join(_CACHE, "compiled"),
+    TORCHINDUCTOR_FORCE_DISABLE_CACHES="1",  # torch reads what it compiled once back by pickle
 )
 for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "FORCE_COLOR"):
     os.environ.pop(_name, None)

@@ -19,11 +19,15 @@ def linear(out_features=24, in_features=16, *, bias=True, seed=0, dtype=torch.fl
 
 
 def theirs(weight):
-    """Codes, scales and decoded numbers of bitsandbytes, decoded as one row: see the test of 4304 below."""
+    """Codes, scales and decoded numbers of bitsandbytes, decoded as one row: see the test of 4304 below.
+
+    It would compile its own decoder, once for each shape, where there is a compiler of C++.
+    """
     functional = pytest.importorskip("bitsandbytes.functional")
-    codes, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
-    state.shape = torch.Size([weight.numel()])
-    return codes.flatten(), state.absmax, functional.dequantize_4bit(codes, state).view_as(weight)
+    with torch.compiler.set_stance("force_eager"):
+        codes, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+        state.shape = torch.Size([weight.numel()])
+        return codes.flatten(), state.absmax, functional.dequantize_4bit(codes, state).view_as(weight)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -30,6 +30,17 @@ def test_unpickling_a_name_is_refused(forbidden):
     forbidden.clear()
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, on loading its compiler
+def test_nothing_compiled_is_read_back_by_pickle():
+    """torch keeps what it compiles in a cache of pickles; a product alone needs no compiler of C++."""
+    import torch
+
+    for _ in range(2):
+        torch._dynamo.reset()
+        product = torch.compile(torch.mm, fullgraph=True)(torch.ones(3, 4), torch.ones(4, 5))
+        assert torch.equal(product, torch.full((3, 5), 4.0))
+
+
 def test_one_thread():
     import torch
 
