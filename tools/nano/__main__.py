@@ -1,4 +1,4 @@
-"""Command line: `python -m tools.nano begin`, then `stage see`, `stage pt-112`, `stage pt-224`; then `bundle`."""
+"""Command line: `python -m tools.nano begin`, `stage see` and the other stages of `recipe`, then `bundle`."""
 
 import argparse
 import json
@@ -17,7 +17,10 @@ def begin(arguments: argparse.Namespace) -> None:
 def stage(arguments: argparse.Namespace) -> None:
     from tools.nano.recipe import run
 
-    run(arguments.name, arguments.folder, arguments.threads)
+    run(
+        arguments.name, arguments.folder,
+        threads=arguments.threads, workers=arguments.workers, device=arguments.device, steps=arguments.steps,
+    )  # fmt: skip
 
 
 def bundle(arguments: argparse.Namespace) -> None:
@@ -36,6 +39,9 @@ def main() -> None:
     training = commands.add_parser("stage", help="go through one stage, or on with it")
     training.add_argument("name")
     training.add_argument("--threads", type=int, default=2)
+    training.add_argument("--workers", type=int, default=1, help="processes that draw")
+    training.add_argument("--device", default="cpu")
+    training.add_argument("--steps", type=int, default=0, help="instead of the recipe's")
     training.set_defaults(run=stage)
     bundling = commands.add_parser("bundle", help="score the model on held-out scenes and put it into the package")
     bundling.add_argument("--target", type=Path, help="another folder than the package's")

@@ -2,10 +2,11 @@
 
     see        stage 0   vision tower alone: the truth about every patch, 112 px, half of it windows of larger pictures
     pt-112     stage 1   everything, eight packed questions a picture, the patches' truth beside them
-    pt-224     stage 2   the same at 224 px, reading, boxes and masks asked more often
+    pt-224     stage 2   the same at 224 px, with more to read
+    mix-224    stage 3   each question in a row of its own, as the model will be asked; the rate falls to 0
 
 A stage stops at its last step, or at a signal, and goes on when it is started again. Weights of a finished stage lie in
-`runs/nano1/STAGE/last`.
+`runs/nano1/STAGE/last`, the read-outs of patches, which the next stage takes up, in `STAGE/heads.safetensors`.
 """
 
 import json
@@ -14,17 +15,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from paligemma.checkpoints import save
 from paligemma.checkpoints.load import build_model, open_checkpoint
 from paligemma.checkpoints.mask_codec import load_codec
-from paligemma.config import nano
+from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS, nano
 from paligemma.model import PaliGemmaModel, resample_positions
 from paligemma.processor import Processor
 from paligemma.tokenizer import Tokenizer
 from paligemma.train.config import DataConfig, LossConfig, OptimConfig, TrainConfig
+from paligemma.train.distributed import Parallel
 from paligemma.train.loop import Trainer
-from paligemma.train.objective import Objective
 from paligemma.train.pretraining.scenes import ScenePlan, SceneStream
 from paligemma.train.pretraining.scratch import initialise
 from paligemma.train.pretraining.seeing import PatchObjective, SeeAndSpeakObjective
@@ -34,7 +36,7 @@ from paligemma.train.saving.state import RunState
 OPTIM = OptimConfig(
     lr=1.2e-3, betas=(0.9, 0.98), weight_decay=0.02, decay_rule="matrices", schedule="rsqrt", warmup=150, timescale=1500
 )
-LOSS = LossConfig(per="token", location_spread=5.0, mask_token_weight=0.25)
+LOSS = LossConfig(per="token", location_spread=5.0, mask_token_weight=0.25, chunk=16_384)
 LANGUAGES: Mapping[str, float] = {"en": 0.32, "de": 0.17, "fr": 0.17, "es": 0.17, "zh": 0.17}
 READ_MORE: Mapping[str, float] = {"objects": 0.45, "text": 0.28, "hand": 0.1, "chart": 0.09, "table": 0.08}
 
@@ -62,68 +64,86 @@ STAGES = {
     step.name: step
     for step in (
         Step(
-            name="see", after=None, image_size_px=112, steps=12_000, optim=replace(OPTIM, lr=1.5e-3),
+            name="see", after=None, image_size_px=112, steps=5_623, optim=replace(OPTIM, lr=1.5e-3),
             plan=ScenePlan(pictures=64, micro=64, questions=0, zoomed=0.4, text_zoomed=2.2, kinds=READ_MORE),
         ),
         Step(
-            name="pt-112", after="see", image_size_px=112, steps=12_000,
-            optim=replace(OPTIM, vision_lr_scale=0.5, vision_warmup=300),
-            plan=ScenePlan(pictures=32, micro=32, alone=0.25, languages=LANGUAGES),
+            name="pt-112", after="see", image_size_px=112, steps=8_000,
+            optim=replace(OPTIM, lr=1.5e-3, vision_lr_scale=0.5, vision_warmup=400),
+            plan=ScenePlan(pictures=160, micro=160, alone=0.1, clips=10, languages=LANGUAGES),
         ),
         Step(
-            name="pt-224", after="pt-112", image_size_px=224, steps=12_000,
-            optim=replace(OPTIM, lr=9e-4, vision_lr_scale=0.5),
-            plan=ScenePlan(pictures=16, micro=16, alone=0.25, kinds=READ_MORE, languages=LANGUAGES),
+            name="pt-224", after="pt-112", image_size_px=224, steps=8_000, optim=replace(OPTIM, lr=1.2e-3),
+            plan=ScenePlan(pictures=160, micro=160, alone=0.1, clips=10, kinds=READ_MORE, languages=LANGUAGES),
+        ),
+        Step(
+            name="mix-224", after="pt-224", image_size_px=224, steps=3_000,
+            optim=replace(OPTIM, lr=8e-4, schedule="cosine", warmup=50),
+            plan=ScenePlan(pictures=80, micro=80, alone=1.0, clips=5, languages=LANGUAGES),
         ),
     )
 }  # fmt: skip
 
 
-def run(name: str, folder: Path, threads: int) -> None:
-    """Goes through one stage, from where it stopped."""
+def run(name: str, folder: Path, *, threads: int = 2, workers: int = 1, device: str = "cpu", steps: int = 0) -> None:
+    """Goes through one stage, from where it stopped; `steps` instead of the recipe's."""
     stage = STAGES[name]
-    config = nano(stage.image_size_px)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    processor = Processor(tokenizer, image_size_px=stage.image_size_px, num_image_tokens=config.vision.num_image_tokens)
-    codec = load_codec(folder / "mask_codec.npz") if stage.plan.questions else None
-    first_location = config.text.vocab_size - 1152
-    model = PaliGemmaModel(config)
-    initialise(model, seed=0, first_location=first_location)
-    if stage.after:
-        begin_with(model, folder / stage.after / "last")
-    objective: Objective = PatchObjective(model)
-    if stage.plan.questions:
-        objective = SeeAndSpeakObjective(
-            model, stage.loss, first_location=first_location, patch_weight=stage.patch_weight
-        )
-    out = folder / name
-    if not stage.plan.questions:
-        model.language_model.requires_grad_(False)
-        model.projector.requires_grad_(False)
+    tokenizer_file, out = folder / "tokenizer.json", folder / name
+    objective = objective_of(stage, folder)
+    stream = stream_of(stage, folder)
 
     def export(kind: str) -> None:
-        save(model, out / kind, tokenizer_path=folder / "tokenizer.json", overwrite=True)
+        save(objective.model, out / kind, tokenizer_path=tokenizer_file, overwrite=True)
+        save_file(objective.heads.state_dict(), out / "heads.safetensors")
 
-    order = list(STAGES).index(name)
-    stream = SceneStream(processor, stage.plan, codec, first_seed=order * 10_000_000)
     settings = TrainConfig(
-        out=out, optim=stage.optim, loss=stage.loss, batch_size=stage.plan.pictures, steps=stage.steps,
-        data=DataConfig(workers=1), threads=threads, save_every=0, save_minutes=4.0,
+        out=out, optim=stage.optim, loss=stage.loss, batch_size=stage.plan.pictures, steps=steps or stage.steps,
+        data=DataConfig(workers=workers), precision="fp32" if device == "cpu" else "bf16",
+        threads=threads, save_every=0, save_minutes=4.0,
     )  # fmt: skip
     with RunState(out) as state:
-        observers = [Journal(out), Terminal(stage.steps, every_s=30)]
-        facts = {"stage": name, "data": stream.fingerprint}
         trainer = Trainer(
             objective,
             stream,
             settings,
-            observers=observers,
+            observers=[Journal(out), Terminal(settings.steps or 0, every_s=30)],
             state=state,
             export=export,
-            facts=facts,
+            facts={"stage": name, "data": stream.fingerprint},
             bad_steps=out / "bad",
+            parallel=Parallel("none", device),
         )
         print(json.dumps(vars(trainer.run()), default=str))
+
+
+def objective_of(stage: Step, folder: Path) -> PatchObjective | SeeAndSpeakObjective:
+    """What the stage minimises, with the weights and read-outs of the stage before."""
+    config = nano(stage.image_size_px)
+    first_location = config.text.vocab_size - NUM_LOC_TOKENS - NUM_SEG_TOKENS
+    model = PaliGemmaModel(config)
+    initialise(model, seed=0, first_location=first_location)
+    objective: PatchObjective | SeeAndSpeakObjective
+    if stage.plan.questions:
+        objective = SeeAndSpeakObjective(
+            model, stage.loss, first_location=first_location, patch_weight=stage.patch_weight
+        )
+    else:
+        objective = PatchObjective(model)
+        model.language_model.requires_grad_(False)
+        model.projector.requires_grad_(False)
+    if stage.after:
+        begin_with(model, folder / stage.after / "last")
+        objective.heads.load_state_dict(load_file(folder / stage.after / "heads.safetensors"))
+    return objective
+
+
+def stream_of(stage: Step, folder: Path) -> SceneStream:
+    """The stage's scenes; no scene is seen in two stages."""
+    config = nano(stage.image_size_px)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    processor = Processor(tokenizer, image_size_px=stage.image_size_px, num_image_tokens=config.vision.num_image_tokens)
+    codec = load_codec(folder / "mask_codec.npz") if stage.plan.questions else None
+    return SceneStream(processor, stage.plan, codec, first_seed=list(STAGES).index(stage.name) * 10_000_000)
 
 
 def begin_with(model: PaliGemmaModel, directory: Path) -> None:
@@ -133,4 +153,6 @@ def begin_with(model: PaliGemmaModel, directory: Path) -> None:
     weights = before.state_dict()
     name = "vision_tower.position_embedding"
     weights[name] = resample_positions(weights[name], model.config.vision.grid_size)
+    name = "language_model.embed_tokens.weight"
+    weights[name] = weights[name][: model.config.text.embedding_rows]  # the files have empty rows behind `<image>`
     model.load_state_dict(weights)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 MASKED = -2.3819763e38  # finite, so that a row that sees nothing gives a uniform distribution instead of NaN
 BLOCK_BYTES = 64 * 2**20  # of float32 scores held at a time
+CUDA_BLOCK_BYTES = 2 * 2**30  # there a block is a launch, and memory is not shared with the rest of the machine
 
 
 class RMSNorm(nn.Module):
@@ -120,7 +121,11 @@ def attend(
     """Attention with grouped heads, optional soft-cap and mask; returns [B, N, T, H]. `mask=None` sees everything."""
     batch, num_heads, length, _ = q_BNTH.shape
     row_bytes = 4 * batch * num_heads * k_BKSH.shape[2]
-    block = max(1, min(length, BLOCK_BYTES // row_bytes))
+    held = CUDA_BLOCK_BYTES if q_BNTH.is_cuda else BLOCK_BYTES
+    block = max(1, min(length, held // row_bytes))
+    if q_BNTH.is_cuda and mask is not None and softcap is None:  # its kernel that takes masks does not group heads
+        group = num_heads // k_BKSH.shape[1]
+        k_BKSH, v_BKSH = k_BKSH.repeat_interleave(group, dim=1), v_BKSH.repeat_interleave(group, dim=1)
 
     def one_block(start: int) -> Tensor:
         q = q_BNTH[:, :, start : start + block]

@@ -96,6 +96,39 @@ def test_no_position_sees_what_comes_later_or_another_question() -> None:
         assert seen.tolist() == ((batch.segment[0] == 0) & batch.mask_input[0] | mine).tolist()
 
 
+def test_questions_in_rows_of_their_own_share_the_tower_s_work() -> None:
+    batch = pack(PROCESSOR, PICTURES, [QUESTIONS[:2], QUESTIONS[:1]], alone=True)
+    assert batch.tokens.shape[0] == 3
+    assert (batch.rows.tolist(), len(batch.pixels)) == ([2, 1], 2)
+    trained = objective()
+    with torch.no_grad():
+        together = float(trained(batch)["loss"])
+    apart = packed(QUESTIONS[:1]) + packed(QUESTIONS[1:2]) + packed(QUESTIONS[:1], 1)
+    assert together == pytest.approx(apart, rel=1e-5)
+    assert trained.weight(batch) == 3
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_frames_of_a_clip_are_one_picture(alone: bool) -> None:
+    questions = [QUESTIONS[0], ("answer en what does it do?", "moves")]
+    batch = pack(PROCESSOR, [PICTURES, PICTURES[::-1]], [questions] * 2, alone=alone)
+    rows = [
+        PROCESSOR.encode(clip, *question) for clip in (PICTURES, PICTURES[::-1]) for question in questions
+    ]  # fmt: skip
+    assert batch.tokens.eq(IMAGE_SLOT).sum(1).tolist() == [8] * len(batch.tokens)
+    assert batch.pixels.shape[0] == 4
+    trained = objective()
+    with torch.no_grad():
+        together = float(trained(batch)["loss"])
+        if not alone:
+            assert together > 0
+            return
+        row = PROCESSOR.collate(rows, side="right")
+        hidden = trained.model.hidden(row.tokens, row.pixels, row.mask_ar, row.mask_input)
+        want = float(trained.suffix(hidden, row.tokens, row.mask_loss))
+    assert together == pytest.approx(want, rel=1e-5)
+
+
 def test_tokens_may_be_what_counts() -> None:
     batch = pack(PROCESSOR, PICTURES, [QUESTIONS, QUESTIONS[:1]])
     assert objective("token").weight(batch) == int(batch.mask_loss.sum())

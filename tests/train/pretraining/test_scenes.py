@@ -71,11 +71,24 @@ def test_speaking_gives_questions_beside_the_patches() -> None:
     assert batch.patches.label.shape == (2, 16)
 
 
-def test_some_pictures_are_asked_one_question() -> None:
-    plan = ScenePlan(pictures=2, micro=2, questions=3, alone=0.5)
-    counts = [int(stream(plan).micro_batches(step, 0, 1)[0].segment.max()) for step in range(40)]
-    assert set(counts) == {1, 3}
-    assert 8 < counts.count(1) < 32
+def test_in_some_steps_questions_have_rows_of_their_own() -> None:
+    plan = ScenePlan(pictures=2, micro=2, questions=3, alone=0.5, alone_questions=2)
+    batches = [stream(plan).micro_batches(step, 0, 1)[0] for step in range(40)]
+    shapes = [(len(batch.tokens), int(batch.segment.max())) for batch in batches]
+    assert set(shapes) == {(4, 1), (2, 3)}
+    assert 8 < shapes.count((4, 1)) < 32
+
+
+def test_clips_come_beside_the_pictures() -> None:
+    plan = ScenePlan(pictures=2, micro=2, questions=3, alone_questions=2, clips=3)
+    pictures, clips = stream(plan).micro_batches(0, 0, 1)
+    assert isinstance(pictures, SeenAndPacked)
+    assert not isinstance(clips, SeenAndPacked)
+    assert clips.pixels.shape[0] == 3 * 8
+    assert clips.segment.amax(1).tolist() == [2, 2, 2]
+    shared = [stream(plan).micro_batches(0, rank, 2)[1].pixels for rank in (0, 1)]
+    assert [len(pixels) for pixels in shared] == [16, 8]
+    assert torch.equal(shared[1], clips.pixels[8:16])
 
 
 def test_masks_are_asked_for_with_a_codec_only() -> None:

@@ -16,10 +16,11 @@ from PIL import Image
 from paligemma.model import MaskCodec
 from paligemma.processor import Processor
 from paligemma.scenes import VERSION, Scene, Thing, draw_scene
-from paligemma.scenes.language import asks
+from paligemma.scenes.clips import draw_clip
+from paligemma.scenes.language import asks, clip_asks
 from paligemma.scenes.patches import Patches, patch_truth
 from paligemma.tasks.masks import crop_region, squeezed
-from paligemma.train.pretraining.packing import pack
+from paligemma.train.pretraining.packing import PackedBatch, pack
 from paligemma.train.pretraining.seeing import PatchBatch, SeenAndPacked, SeenBatch
 
 HELD_OUT = 10**9  # seeds from here on are for validation and calibration
@@ -33,7 +34,9 @@ class ScenePlan:
     Attributes:
         pictures: of one step over all processes; `micro` of them at a time.
         questions: about each picture; 0 for the truth about patches alone.
-        alone: share of the micro-batches whose pictures are asked one question, as the model will be asked.
+        alone: share of the steps whose questions have rows of their own, as the model will be asked.
+        alone_questions: about each picture of such a step.
+        clips: of one step over all processes, beside the pictures, each asked `alone_questions` questions.
         zoomed: share of pictures that are a window of one of twice the size (stage 0 only). The others' text is too
             small to be read, so pictures of text are windows `text_zoomed` times as often.
         kinds: shares of kinds of scenes; default the world's own.
@@ -45,6 +48,8 @@ class ScenePlan:
     micro: int = 32
     questions: int = 8
     alone: float = 0.0
+    alone_questions: int = 4
+    clips: int = 0
     zoomed: float = 0.0
     text_zoomed: float = 1.0
     kinds: Mapping[str, float] | None = None
@@ -66,14 +71,20 @@ class SceneStream:
         said = f"scenes {VERSION} {self.plan} {self.first_seed} {self.processor.image_size_px}"
         self.fingerprint = hashlib.sha256(said.encode()).hexdigest()
 
-    def micro_batches(self, step: int, rank: int, world: int) -> "list[SeenBatch | SeenAndPacked]":
-        """This process's pictures of a step: each `world`-th from `rank`."""
-        first = self.first_seed + step * self.plan.pictures
-        seeds = range(first + rank, first + self.plan.pictures, world)
+    def micro_batches(self, step: int, rank: int, world: int) -> "list[SeenBatch | PackedBatch]":
+        """This process's pictures of a step: each `world`-th from `rank`; then its clips."""
+        plan = self.plan
+        first = self.first_seed + step * plan.pictures
+        seeds = range(first + rank, first + plan.pictures, world)
         if seeds[-1] >= HELD_OUT:
             raise OverflowError("the scenes to train on are used up")
-        parts = [seeds[start : start + self.plan.micro] for start in range(0, len(seeds), self.plan.micro)]
-        return [self._seen(part) if not self.plan.questions else self._packed(part, step) for part in parts]
+        parts = [seeds[start : start + plan.micro] for start in range(0, len(seeds), plan.micro)]
+        if not plan.questions:
+            return [self._seen(part) for part in parts]
+        alone = random.Random(f"alone {step} {self.first_seed}").random() < plan.alone
+        clips = range(self.first_seed + step * plan.clips + rank, self.first_seed + (step + 1) * plan.clips, world)
+        moving = [self._moving(clips, alone)] if clips else []
+        return [*(self._packed(part, alone) for part in parts), *moving]
 
     def _scene(self, seed: int, size_px: int) -> Scene:
         return draw_scene(seed, size_px, self._kind(seed))
@@ -102,15 +113,22 @@ class SceneStream:
         window = scene.image.crop((left, top, left + side, top + side))
         return window, patch_truth(scene, ZOOM * grid).window(row, column, grid)
 
-    def _packed(self, seeds: Sequence[int], step: int) -> SeenAndPacked:
+    def _packed(self, seeds: Sequence[int], alone: bool) -> SeenAndPacked:
         side, grid = self.processor.image_size_px, round(self.processor.num_image_tokens**0.5)
         scenes = [self._scene(seed, side) for seed in seeds]
-        alone = random.Random(f"alone {step} {seeds[0]}").random() < self.plan.alone
-        count = 1 if alone else self.plan.questions
+        count = self.plan.alone_questions if alone else self.plan.questions
         questions = [self._questions(scene, seed, count) for scene, seed in zip(scenes, seeds, strict=True)]
-        rows = pack(self.processor, [scene.image for scene in scenes], questions)
+        rows = pack(self.processor, [scene.image for scene in scenes], questions, alone=alone)
         patches = PatchBatch.of([patch_truth(scene, grid) for scene in scenes])
         return SeenAndPacked(**vars(rows), patches=patches)
+
+    def _moving(self, seeds: Sequence[int], alone: bool) -> PackedBatch:
+        clips = [draw_clip(seed, self.processor.image_size_px) for seed in seeds]
+        plan, questions = self.plan, []
+        for clip, seed in zip(clips, seeds, strict=True):
+            asked = clip_asks(clip, random.Random(~seed), plan.alone_questions, plan.languages)
+            questions.append([(ask.prefix, ask.suffix) for ask in asked])
+        return pack(self.processor, [clip.frames for clip in clips], questions, alone=alone)
 
     def _questions(self, scene: Scene, seed: int, count: int) -> list[tuple[str, str]]:
         plan = self.plan

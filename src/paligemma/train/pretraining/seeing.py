@@ -145,11 +145,13 @@ class SeeAndSpeakObjective(PackedObjective):
         self.patch_weight = patch_weight
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Sums over the questions; `patches` weighs as much as its picture's questions."""
-        assert isinstance(batch, SeenAndPacked)
+        """Sums over the questions; `patches`, where they are known, weigh as much as their picture's questions."""
+        assert isinstance(batch, PackedBatch)
         assert batch.pixels is not None
         seen = self.model.vision_tower(batch.pixels)
         suffix = self.packed_loss(batch, seen)
+        if not isinstance(batch, SeenAndPacked):
+            return {"loss": suffix, "suffix": suffix}
         patches = total(self.heads(seen, batch.patches)) * self.weight(batch)
         return {"loss": suffix + self.patch_weight * patches, "suffix": suffix, "patches": patches}
 
