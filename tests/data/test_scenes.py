@@ -28,6 +28,13 @@ def test_splits_are_other_scenes():
     assert train.fingerprint != held_out.fingerprint
 
 
+def test_seeds_are_shared_inside_a_split_alone():
+    starts = [*STARTS.values(), *(start + 10**12 - 1 for start in STARTS.values())]
+    sources = [SceneSource(start=start) for start in starts]
+    for i, one in enumerate(sources):
+        assert [one.shares_seeds(other) for other in sources] == [j % 3 == i % 3 for j in range(6)]
+
+
 def test_languages_and_questions_can_be_chosen():
     spanish = texts(SceneSource(languages=["es"], asks=["caption", "count"], side_px=64))
     assert {prefix.split()[1] for prefix, _ in spanish} == {"es"}

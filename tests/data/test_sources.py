@@ -10,7 +10,7 @@ from paligemma.data.labelled_source import HeldSource
 from paligemma.data.listed import ListedSource
 from paligemma.data.scenes import SceneSource
 from paligemma.data.shards import ShardSource, write_shards
-from paligemma.data.sources import KINDS, open_source
+from paligemma.data.sources import KINDS, open_source, usual_text_tokens
 from paligemma.errors import InputError, PaliGemmaError, UsageError
 
 
@@ -102,3 +102,9 @@ def test_what_is_wrong_is_told(folder, monkeypatch, path, given, told):
     with pytest.raises(PaliGemmaError, match=told) as caught:
         open_source(path, **given)
     assert isinstance(caught.value, UsageError | InputError)
+
+
+def test_drawn_rows_may_be_longer(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    rows, scenes = open_source("boxes.jsonl"), open_source("scenes")
+    assert (usual_text_tokens([rows]), usual_text_tokens([rows, scenes])) == (128, 256)

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from tests.train.tiny import save_tiny_model, write_rows
 
+from paligemma.data.scenes import STARTS
 from paligemma.errors import InputError, UsageError
 from paligemma.train.config import AugmentConfig, DataConfig, SourceConfig, TrainConfig
 from paligemma.train.examples import open_examples, remarks, write_data_report
@@ -13,6 +14,13 @@ from paligemma.train.start import begin
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     return begin(TrainConfig(model=str(save_tiny_model(tmp_path_factory.mktemp("examples") / "model"))))
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory):
+    """The same at the smallest side that scenes have."""
+    model = save_tiny_model(tmp_path_factory.mktemp("drawing") / "model")
+    return begin(TrainConfig(model=str(model), image_size_px=32))
 
 
 def config_of(path, **data):
@@ -50,6 +58,39 @@ def test_a_bad_row_stops_or_is_left_out_and_listed(start, tmp_path):
 def test_a_row_that_would_be_cut_is_an_error(start, tmp_path):
     with pytest.raises(InputError, match=r"4 rows must not be trained on, the first: .* text tokens"):
         open_examples(config_of(write_rows(tmp_path, 4), max_tokens=6), start)
+
+
+def test_scenes_may_be_longer_than_other_rows_unless_told(drawing, tmp_path):
+    """The longest row of thousands of scenes is still taken; every length in between is a matter of luck."""
+    rows = write_rows(tmp_path, 4)
+    drawn = DataConfig(train=(SourceConfig(path="scenes:text"),), check=1)
+    assert open_examples(TrainConfig(data=drawn), drawing).max_tokens == 256
+    assert open_examples(TrainConfig(data=replace(drawn, max_tokens=90)), drawing).max_tokens == 90
+    assert open_examples(config_of(rows), drawing).max_tokens == 128
+    assert open_examples(config_of(rows, validation=drawn.train, check=1), drawing).max_tokens == 256
+
+
+def test_scenes_to_be_judged_on_are_held_out(drawing):
+    drawn = SourceConfig(path="scenes:text")
+    found = open_examples(TrainConfig(data=DataConfig(train=(drawn,), validation=(drawn,), check=1)), drawing)
+    learnt, judged = (int(example.id.split(":")[1]) for example in (found.mixture[0], found.validation[0][0]))
+    assert learnt < STARTS["validation"] <= judged < STARTS["test"]
+
+
+@pytest.mark.parametrize(
+    ("learnt", "judged"),
+    [
+        ({"split": "train"}, {"split": "train"}),
+        ({"split": "validation"}, {}),
+        ({}, {"path": "scenes?start=4000", "split": "train"}),
+        ({"path": "scenes?start=999999999999"}, {"path": "scenes:chart", "split": "train"}),
+    ],
+)
+def test_scenes_are_not_judged_on_what_is_learnt(start, learnt, judged):
+    sources = [SourceConfig(**({"path": "scenes"} | given)) for given in (learnt, judged)]
+    data = DataConfig(train=(sources[0],), validation=(sources[1],), check=1)
+    with pytest.raises(UsageError, match="draws the scenes that .* learns"):
+        open_examples(TrainConfig(data=data), start)
 
 
 def test_pictures_change_only_where_asked(start, tmp_path):

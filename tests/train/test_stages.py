@@ -27,6 +27,12 @@ def test_the_published_numbers() -> None:
     assert third.optim.weight_decay == third.loss.label_smoothing == 0
 
 
+def test_nano_spells_texts_with_more_tokens_than_the_published_sizes() -> None:
+    limits = {name: stage_config(3, name).data.max_tokens for name in ("nano", "scratch:nano", "runs/mine/best")}
+    assert set(limits.values()) == {256}
+    assert stage_config(3, "scratch:paligemma2-3b-pt-224").data.max_tokens == 128
+
+
 @pytest.mark.parametrize(("size", "lr"), [("3b", 1e-5), ("10b", 5e-6), ("28b", 5e-6)])
 def test_larger_models_learn_slower(size: str, lr: float) -> None:
     assert stage_config(1, f"google/paligemma2-{size}-pt-224").optim.lr == pytest.approx(lr)

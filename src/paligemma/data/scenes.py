@@ -73,6 +73,10 @@ class SceneSource:
         wanted = ", ".join(sorted(self._asks or ()))
         raise UsageError(f"no scene of kind {self._kind} can be asked for {wanted}; choose others")
 
+    def shares_seeds(self, other: "SceneSource") -> bool:
+        """Whether both will ever draw from the same seed."""
+        return abs(self._start - other._start) < ENDLESS
+
     def _ask(self, scene: Scene, rng: random.Random) -> Ask | None:
         """A question about a scene; None where what is wanted cannot be asked of it."""
         kinds = SHARES[scene_kind(scene)]

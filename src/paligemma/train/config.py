@@ -52,7 +52,7 @@ class SourceConfig:
 
     path: str
     weight: float = 1.0
-    split: str = "train"  # of a Hub data set
+    split: str | None = None  # where the data has several; default train, of validation data validation
     prefix: str | None = None  # prompt of every example, for data that has none
     name: str | None = None  # in figures; default from the path
 
@@ -79,7 +79,9 @@ class DataConfig:
     train: tuple[SourceConfig, ...] = ()
     validation: tuple[SourceConfig, ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    max_tokens: int = 128  # text tokens of a row: bos, prefix, newline, suffix, eos; longer is an error, never cut
+    # Text tokens of a row: bos, prefix, newline, suffix, eos; longer is an error, never cut. Default 128, as published,
+    # and 256 where scenes are drawn.
+    max_tokens: int | None = None
     skip_bad: bool = False  # leave bad rows out (rejects.jsonl) instead of stopping before the first step
     check: int | None = None  # rows of each source that are looked at before it; default all
     workers: int = 1

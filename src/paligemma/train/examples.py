@@ -18,7 +18,8 @@ from paligemma.data.example import Source
 from paligemma.data.findings import Findings
 from paligemma.data.left_out import LeftOut
 from paligemma.data.mixture import Mixture
-from paligemma.data.sources import open_source
+from paligemma.data.scenes import SceneSource
+from paligemma.data.sources import open_source, usual_text_tokens
 from paligemma.errors import InputError, UsageError
 from paligemma.results.files import writing
 from paligemma.train.config import SourceConfig, TrainConfig
@@ -30,8 +31,12 @@ REPORT, REJECTS = "data_report.txt", "rejects.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What a run learns from and is judged on; `findings` of every source, in the main process."""
+    """What a run learns from and is judged on; `findings` of every source, in the main process.
 
+    `max_tokens`: text tokens a row of these may have.
+    """
+
+    max_tokens: int
     mixture: Mixture
     validation: tuple[Source, ...]
     findings: tuple[Findings, ...]
@@ -48,11 +53,14 @@ def open_examples(config: TrainConfig, start: Start, parallel: Parallel | None =
     if not data.train:
         raise UsageError("there is nothing to train on; give data.train a file, a folder or `scenes`")
     parallel = parallel or Parallel()
-    train, validation = (_opened(sources, config, start) for sources in (data.train, data.validation))
+    train = _opened(data.train, "train", start)
+    validation = _opened(data.validation, "validation", start)
+    _refuse_shared_scenes(train, validation)
+    max_tokens = data.max_tokens or usual_text_tokens([*train, *validation])
     findings: list[Findings] = []
 
     def look() -> list[list[int]]:
-        findings.extend(_findings(train, validation, config, start))
+        findings.extend(_findings(train, validation, config, start, max_tokens))
         return _bad_rows(findings, config)
 
     bad = parallel.on_main(look)
@@ -63,7 +71,9 @@ def open_examples(config: TrainConfig, start: Start, parallel: Parallel | None =
         list(zip(kept[: len(train)], (one.weight for one in data.train), strict=True)), seed=config.seed,
         augment=changes if changed else None, codec=load_codec(start.codec_path) if start.codec_path else None,
     )  # fmt: skip
-    return Examples(mixture=mixture, validation=tuple(kept[len(train) :]), findings=tuple(findings))
+    return Examples(
+        max_tokens=max_tokens, mixture=mixture, validation=tuple(kept[len(train) :]), findings=tuple(findings)
+    )
 
 
 def write_data_report(folder: Path, findings: Sequence[Findings]) -> None:
@@ -90,24 +100,41 @@ def remarks(findings: Sequence[Findings]) -> list[str]:
     return found
 
 
-def _opened(sources: Sequence[SourceConfig], config: TrainConfig, start: Start) -> list[Source]:
+def _opened(sources: Sequence[SourceConfig], split: str, start: Start) -> list[Source]:
+    """The sources; `split` of those that do not say."""
     codec = load_codec(start.codec_path) if start.codec_path else None
     side = start.processor.image_size_px
     return [
-        open_source(one.path, split=one.split, prefix=one.prefix, name=one.name, image_size_px=side, codec=codec)
+        open_source(
+            one.path, split=one.split or split, prefix=one.prefix, name=one.name, image_size_px=side, codec=codec
+        )
         for one in sources
     ]
 
 
+def _refuse_shared_scenes(train: Sequence[Source], validation: Sequence[Source]) -> None:
+    """
+    Raises:
+        UsageError: scenes to be judged on that are, or will be, trained on; `data.check` only sees the first of them.
+    """
+    for one in validation:
+        for other in train:
+            if isinstance(one, SceneSource) and isinstance(other, SceneSource) and one.shares_seeds(other):
+                raise UsageError(
+                    f"{one.name} of data.validation draws the scenes that {other.name} of data.train learns; "
+                    "give the two other splits, such as train and validation, or leave the splits out"
+                )
+
+
 def _findings(
-    train: Sequence[Source], validation: Sequence[Source], config: TrainConfig, start: Start
+    train: Sequence[Source], validation: Sequence[Source], config: TrainConfig, start: Start, max_tokens: int
 ) -> list[Findings]:
     """Of every source, training's against validation's where there is one of these."""
     variant = VARIANTS.get(config.model.removeprefix("google/"))
     held_out = validation[0] if len(validation) == 1 else None
     return [
         check(
-            source, start.processor, max_tokens=config.data.max_tokens, limit=config.data.check, variant=variant,
+            source, start.processor, max_tokens=max_tokens, limit=config.data.check, variant=variant,
             held_out=held_out if number < len(train) else None,
         )
         for number, source in enumerate([*train, *validation])

@@ -45,7 +45,8 @@ class Prepared:
     """Everything a run needs before its first step; no folder was touched.
 
     Attributes:
-        given: the configuration as it was given. config: the same with `steps` and `evaluate.every` as numbers.
+        given: the configuration as it was given. config: the same with `steps`, `evaluate.every` and
+            `data.max_tokens` as numbers.
         evaluate: figures of the weights as they are; None without validation data.
         facts: kept in every set and compared on resuming.
     """
@@ -137,9 +138,10 @@ def prepare_run(config: TrainConfig, parallel: Parallel | None = None) -> Prepar
     examples = open_examples(config, start, parallel)
     mixture = examples.mixture
     known = with_steps(config, mixture.epoch_length)
+    known = replace(known, data=replace(config.data, max_tokens=examples.max_tokens))
     stream = ExampleStream(
         mixture, start.processor,
-        batch_size=config.batch_size, micro_batch=config.micro_batch, max_tokens=config.data.max_tokens,
+        batch_size=config.batch_size, micro_batch=config.micro_batch, max_tokens=examples.max_tokens,
     )  # fmt: skip
     objective = SuffixObjective(start.model, config.loss, first_location=start.processor.tokenizer.loc_start)
     evaluation = Evaluation(

@@ -13,6 +13,7 @@ report (arXiv 2412.03555) section 3, big_vision `configs/proj/paligemma`.
 from dataclasses import dataclass
 
 from paligemma.config import VARIANTS, Variant
+from paligemma.data.sources import DRAWN_TEXT_TOKENS
 from paligemma.errors import UsageError
 from paligemma.train.config import DataConfig, LossConfig, OptimConfig, TrainConfig
 
@@ -111,7 +112,7 @@ def _config(stage: Stage, model: str, image_size_px: int | None) -> TrainConfig:
     return TrainConfig(
         model=model,
         stage=int(stage.name[0]),
-        data=DataConfig(max_tokens=stage.text_tokens),
+        data=DataConfig(max_tokens=text_tokens(stage, model)),
         train=stage.train,
         loss=LossConfig(per="example", softcap=False),
         optim=OptimConfig(
@@ -128,11 +129,21 @@ def _config(stage: Stage, model: str, image_size_px: int | None) -> TrainConfig:
     )
 
 
+def text_tokens(stage: Stage, model: str) -> int:
+    """Of a row; nano's smaller vocabulary spells the same text with more of them."""
+    known = _variant(model)
+    real = known is not None and known.kind != "nano"
+    return stage.text_tokens if real else max(stage.text_tokens, DRAWN_TEXT_TOKENS)
+
+
 def lr_scale(model: str) -> float:
     """How much smaller the rates of this model's size are; 1 for what is not published."""
-    short = model.removeprefix("google/")
-    known: Variant | None = VARIANTS.get(short)
+    known = _variant(model)
     return 1.0 if known is None else LR_SCALE.get((known.family, known.size), 1.0)
+
+
+def _variant(model: str) -> Variant | None:
+    return VARIANTS.get(model.removeprefix("scratch:").removeprefix("google/"))
 
 
 def table() -> str:

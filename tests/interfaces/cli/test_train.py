@@ -59,6 +59,17 @@ def test_a_whole_run(data, capsys):
     assert "holds a run already" in capsys.readouterr().err
 
 
+def test_drawn_scenes_are_learnt_as_they_come(tmp_path, capsys):
+    """One row in a thousand has more than the usual tokens: of the first 200, which are looked at, number 53."""
+    words = ["--data", "scenes", "--val", "scenes", "--steps", "1", "--batch-size", "2", "--precision", "fp32"]
+    more = ["--eval-limit", "1", "--set", "data.workers=0", "--set", "data.check=60", "--out", str(tmp_path / "run")]
+    assert main(["train", *words, *more]) == 0
+    capsys.readouterr()
+    report = (tmp_path / "run" / "data_report.txt").read_text()
+    assert "0 errors" in report
+    assert "256" in report
+
+
 def test_for_people(asked, capsys):
     assert main(["train", "--data", "a", "b", "--out", "x", "--steps", "3"]) == 0
     said = capsys.readouterr().out

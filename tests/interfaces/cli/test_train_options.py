@@ -51,9 +51,9 @@ def test_options_become_settings():
         skip_bad=True,
     )  # fmt: skip
     assert [(one.path, one.split, one.prefix) for one in config.data.train] == [
-        ("a.jsonl", "train", "caption en"), ("b", "train", "caption en"),
+        ("a.jsonl", None, "caption en"), ("b", None, "caption en"),
     ]  # fmt: skip
-    assert config.data.validation[0].split == "validation"
+    assert config.data.validation[0].split is None
     assert config.data.skip_bad
     assert config.train == ("lm", "projector")
     assert (config.optim.lr, config.optim.name, config.steps, config.epochs) == (1e-4, "sgd", 7, None)

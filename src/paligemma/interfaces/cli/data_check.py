@@ -29,7 +29,7 @@ def check(
     split: str = "train",
     prefix: str | None = None,
     model: str = "nano",
-    max_tokens: int = 128,
+    max_tokens: int | None = None,
     limit: int | None = None,
     rejects: Path | None = None,
     skip_bad: Flag = False,
@@ -46,13 +46,15 @@ def check(
         split: which one, where the data has several: train, validation, test.
         prefix: prompt of rows that have none.
         model: the one to be trained; gives the tokenizer, the side of pictures and the prompts it knows.
-        max_tokens: text tokens a row may have: prompt and answer with what is put around them.
+        max_tokens: text tokens a row may have: prompt and answer with what is put around them; default 128, of scenes
+            256.
         limit: look only at so many rows, drawn evenly.
         rejects: file for one line of JSON per bad row.
         skip_bad: list the rows that training with skip_bad leaves out, and end with 0 if any others are left.
         json: one JSON object on stdout and nothing else.
     """
     from paligemma.data.check import check as look
+    from paligemma.data.sources import usual_text_tokens
 
     at_least("--max-tokens", max_tokens, 3)
     at_least("--limit", limit, 1)
@@ -61,7 +63,7 @@ def check(
     other = None if held_out is None else reader.open(held_out, "validation", prefix)
     with Bar(_rows(source, limit), several_on_a_terminal(True, json)) as bar:
         found = look(
-            source, reader.processor, max_tokens=max_tokens, limit=limit, variant=reader.variant, held_out=other,
+            source, reader.processor, max_tokens=max_tokens or usual_text_tokens([source]), limit=limit, variant=reader.variant, held_out=other,
             watch=lambda _: bar.step(),
         )  # fmt: skip
     if rejects is not None:

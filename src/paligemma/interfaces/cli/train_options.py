@@ -35,7 +35,7 @@ class DataOptions:
     prefix: str | None = None
     """Prompt of every example, for data that has none; captions need `caption en`."""
     max_tokens: int | None = None
-    """Longest text of an example in tokens; a longer one is an error."""
+    """Longest text of an example in tokens, 128, of scenes 256; a longer one is an error."""
     skip_bad: Flag = False
     """Leave bad rows out, and list them, instead of stopping."""
     flip: float | None = None
@@ -189,9 +189,9 @@ def _of(given: Mapping[str, Any], base: "TrainConfig", out: Path | None) -> dict
     for name, other in OTHER_LENGTH.items():
         if name in values and other not in values:
             values[other] = None
-    for name, split, key in (("data", "train", "data.train"), ("val", "validation", "data.validation")):
+    for name, key in (("data", "data.train"), ("val", "data.validation")):
         if given.get(name):
-            values[key] = [_source(path, split, given.get("prefix")) for path in given[name]]
+            values[key] = [_source(path, given.get("prefix")) for path in given[name]]
     if given.get("prefix") is not None and not given.get("data"):
         raise UsageError("--prefix is the prompt of the examples of --data and --val; give --data as well")
     return values | ({} if out is None else {"out": str(out)})
@@ -205,8 +205,8 @@ def _value(name: str, value: Any) -> Any:
     return [word.strip() for word in value.split(",") if word.strip()] if name in LISTS else value
 
 
-def _source(path: str, split: str, prefix: str | None) -> dict[str, Any]:
-    return {"path": path, "split": split, **({} if prefix is None else {"prefix": prefix})}
+def _source(path: str, prefix: str | None) -> dict[str, Any]:
+    return {"path": path, **({} if prefix is None else {"prefix": prefix})}
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
