@@ -14,6 +14,9 @@ import torch
 
 from paligemma.engine.beam import BigVisionBeams, HuggingFaceBeams
 from paligemma.engine.constraints import Constraint, Known, Rule
+from paligemma.engine.continuous import Continuous
+from paligemma.engine.graphs import CudaGraphs
+from paligemma.engine.ragged import BURST, Pool
 from paligemma.engine.runner import Prompt, Runner
 from paligemma.engine.sampling import FinishReason, Generation, Ranges, Sampling, Search, Single
 from paligemma.engine.scheduler import Decoding, Request, batches
@@ -38,6 +41,9 @@ class Engine:
         eos_id: the token, or tokens, that end an answer.
         forbidden_ids: ids never to be produced, besides the rows that pad the vocabulary (e.g. `<image>`).
         cache_dtype, big_vision_softcap, fine: see `Runner`.
+        continuous: whether rows come and go on their own, with recorded passes on an accelerator (`continuous.py`);
+            None does so on an accelerator. The tokens are the same either way.
+        compiled: lets TorchInductor fuse the recorded passes; minutes at first, faster afterwards.
 
     Raises:
         UsageError: an eos that is forbidden or outside the vocabulary.
@@ -52,8 +58,12 @@ class Engine:
         cache_dtype: torch.dtype | None = None,
         big_vision_softcap: bool = False,
         fine: Ranges = (),
+        continuous: bool | None = None,
+        compiled: bool = False,
     ):
         text = model.config.text
+        self.continuous, self.compiled = continuous, compiled
+        self._pool: Pool | None = None  # kept on an accelerator, for the passes recorded on it
         self.runner = Runner(model, cache_dtype=cache_dtype, big_vision_softcap=big_vision_softcap, fine=fine)
         self.eos_ids = frozenset((eos_id,) if isinstance(eos_id, int) else eos_id)
         forbidden = {*range(text.vocab_size, text.embedding_rows), *forbidden_ids}
@@ -110,9 +120,13 @@ class Engine:
             self._request(prompt, chosen, num_return, f"prompt {i}", rule)
             for i, (prompt, chosen, rule) in enumerate(zip(prompts, samplings, rules, strict=True))
         ]
-        for batch in batches(requests, batch_size):
-            for _ in self._steps(batch, self._ranges(watch)):
-                pass
+        ranges = self._ranges(watch)
+        if self._is_continuous and not any(one.is_beam for one in samplings):
+            self._decode_continuously(requests, batch_size, ranges)
+        else:
+            for batch in batches(requests, batch_size):
+                for _ in self._steps(batch, ranges):
+                    pass
         return [generation for request in requests for generation in request.results()]
 
     def stream(
@@ -135,7 +149,7 @@ class Engine:
         (search,) = request.searches
         assert isinstance(search, Single)
         given = 0
-        for _ in self._steps([request]):
+        for _ in self._grown(request) if self._is_continuous else self._steps([request]):
             for place in range(given, len(search.scored)):
                 last = place + 1 == len(search.tokens)
                 yield Token(
@@ -239,6 +253,60 @@ class Engine:
     def _steps(self, requests: Sequence[Request], ranges: Ranges = ()) -> Iterator[None]:
         with self._memory_of(len(requests)):
             yield from Decoding(self.runner, requests, self.forbidden, ranges).steps()
+
+    # --- rows that come and go ---
+
+    @property
+    def _is_continuous(self) -> bool:
+        return self.runner.device.type == "cuda" if self.continuous is None else self.continuous
+
+    def open(self, rows: int, slots: int, *, burst: int = BURST) -> Continuous:
+        """A line that requests can join while others are being decoded; one at a time is open on an accelerator.
+
+        Args:
+            rows: decoded together. slots: the most tokens of a prompt and its answer.
+        """
+        return Continuous(self._pool_of(rows, slots), self.forbidden, burst=burst)
+
+    def _pool_of(self, rows: int, slots: int) -> Pool:
+        kept = self._pool
+        if kept is not None and len(kept) >= rows and kept.slots >= slots:
+            kept.clear()
+            return kept
+        self._pool = None
+        if self.runner.device.type != "cuda":
+            return Pool(self.runner, rows, slots, self.forbidden)
+        recorder = CudaGraphs(self.runner.device, compiled=self.compiled)
+        if kept is not None:
+            rows, slots = max(rows, len(kept)), max(slots, kept.slots)
+            del kept  # its memory first
+        self._pool = Pool(self.runner, rows, slots, self.forbidden, recorder=recorder)
+        return self._pool
+
+    def _line_for(self, requests: Sequence[Request], batch_size: int) -> Continuous:
+        rows = max(min(batch_size, sum(r.rows for r in requests)), max(r.rows for r in requests))
+        return self.open(rows, max(len(request.prompt.tokens) + request.max_tokens for request in requests))
+
+    def _decode_continuously(self, requests: Sequence[Request], batch_size: int, ranges: Ranges) -> None:
+        if not requests:
+            return
+        with self._memory_of(min(batch_size, len(requests))):
+            line = self._line_for(requests, batch_size)
+            for request in sorted(requests, key=lambda request: -len(request.prompt.tokens)):
+                line.submit(request, ranges=ranges)
+            while not line.idle:
+                line.step()
+
+    def _grown(self, request: Request) -> Iterator[None]:
+        with self._memory_of(1):
+            line = self._line_for([request], 1)
+            ticket = line.submit(request)
+            try:
+                while not line.idle:
+                    line.step()
+                    yield
+            finally:
+                line.cancel(ticket)
 
     @contextmanager
     def _memory_of(self, num_prompts: int) -> Iterator[None]:

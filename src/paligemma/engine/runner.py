@@ -141,13 +141,13 @@ class Runner:
             valid[row, start:] = True
         step[:, longest:] = 1  # what is generated is causal
         step, position = step.cumsum(-1), positions(valid)
-        x = self.model.embed(tokens.to(self.device), self._features(prompts))
+        x = self.model.embed(tokens.to(self.device), self.features(prompts))
         cache = KVCache(
             self.model.config.text, rows, slots, dtype=self.cache_dtype or x.dtype, device=self.device
         )  # fmt: skip
         batch = Batch(cache, *(t.to(self.device) for t in (step, position, valid)))
         hidden = self._run(batch, x)[:, -1]
-        return batch, self._scores(hidden, softcap=not self.big_vision_softcap)
+        return batch, self.scores(hidden, softcap=not self.big_vision_softcap)
 
     @torch.inference_mode()
     def feed(self, batch: Batch, chains: Sequence[Sequence[int]]) -> Tensor:
@@ -165,7 +165,7 @@ class Runner:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of what follows hidden states, float[P, D] -> float[P, V]."""
-        return self._scores(hidden)
+        return self.scores(hidden)
 
     def decode(self, batch: Batch, tokens: Sequence[int]) -> Tensor:
         """Appends one token to each row; returns scores of the next, float[B, V]."""
@@ -186,7 +186,7 @@ class Runner:
         batch.cache.advance(x.shape[1])
         return hidden
 
-    def _scores(self, hidden: Tensor, *, softcap: bool = True) -> Tensor:
+    def scores(self, hidden: Tensor, *, softcap: bool = True) -> Tensor:
         """`logits`, those of the fine ids in float32."""
         head = self.model.language_model
         scores = head.logits(hidden, softcap=softcap)
@@ -196,7 +196,7 @@ class Runner:
                 scores[:, rows] = head.logits(hidden.float(), softcap=softcap, rows=rows)
         return scores
 
-    def _features(self, prompts: Sequence[Prompt]) -> Tensor | None:
+    def features(self, prompts: Sequence[Prompt]) -> Tensor | None:
         """All image features of the batch in the order of their slots; pixels are encoded together."""
         pixels = [p.pixels for p in prompts if p.pixels is not None and p.features is None]
         encoded = iter(self.encode_images(torch.cat(pixels))) if pixels else iter(())

@@ -94,7 +94,7 @@ class LanguageModel(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """[B, T, D]: embedding rows times sqrt(D), the factor rounded to the weights' type as in both references."""
         x = self.embed_tokens(tokens)
-        return x * torch.tensor(self.config.width**0.5, dtype=x.dtype, device=x.device)
+        return x * x.new_full((), self.config.width**0.5)  # filled where it is used: no copy to wait for
 
     def forward(self, x: Tensor, position: Tensor, mask: AttentionMask, cache: Cache | None = None) -> Tensor:
         """Hidden states after the final norm. `position` is int64[B, T]."""

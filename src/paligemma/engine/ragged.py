@@ -1,0 +1,299 @@
+"""Rows of different lengths decoded together, without padding between their tokens; rows come and go one by one.
+
+In: prompts for free rows, then tokens for some of the rows. Out: hidden states or, for greedy rows, several tokens at
+once. Row r's tokens fill the first slots of its own line of one static cache, so a pass has one of few shapes and
+touches the same memory each time: `graphs.py` can record it once and replay it. Not done here: choosing tokens but
+greedily, who gets a row when (`continuous.py`).
+Letters: R rows, S slots of the cache, T tokens a pass, V vocabulary, D width, P tokens fed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paligemma.config import TextConfig
+from paligemma.engine.graphs import Recorder, Run
+from paligemma.engine.runner import Prompt, Runner
+from paligemma.model import AttentionMask
+
+BURST = 8  # most greedy tokens between two looks at them
+CHAIN = 8  # most tokens of one row in a recorded pass; longer chains take several
+
+
+class RaggedCache:
+    """Keys and values [L][R, K, S, H]. The last slot is nobody's: what does not count is written there or behind."""
+
+    def __init__(self, config: TextConfig, rows: int, slots: int, *, dtype: torch.dtype, device: torch.device):
+        shape = (rows, config.num_kv_heads, slots + 1, config.head_dim)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.depth)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.depth)]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        for buffer in (*self.keys, *self.values):
+            buffer[target, :, :length] = buffer[source, :, :length]
+
+
+class Filling:
+    """The cache as a pass over whole prompts sees it: rows are filled from their first slot."""
+
+    def __init__(self, cache: RaggedCache, rows: Sequence[int]):
+        self.cache, self.rows = cache, torch.tensor(rows, device=cache.keys[0].device)
+
+    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+        found = []
+        for buffer, new in ((self.cache.keys[layer], k_BKTH), (self.cache.values[layer], v_BKTH)):
+            stored = new.to(buffer.dtype)
+            buffer[self.rows, :, : new.shape[2]] = stored
+            found.append(stored.to(new.dtype))
+        return found[0], found[1]
+
+
+class Appending:
+    """The cache as a pass over new tokens sees it: those of row r go to `slot_RT`, and slots below `stop` are seen."""
+
+    def __init__(self, cache: RaggedCache, slot_RT: Tensor, stop: int):
+        self.cache, self.stop = cache, stop
+        self.slot = slot_RT.clamp(max=cache.keys[0].shape[2] - 1)
+        self.row = torch.arange(len(slot_RT), device=slot_RT.device)[:, None]
+
+    def update(self, layer: int, k_RKTH: Tensor, v_RKTH: Tensor) -> tuple[Tensor, Tensor]:
+        found = []
+        for buffer, new in ((self.cache.keys[layer], k_RKTH), (self.cache.values[layer], v_RKTH)):
+            lines = buffer[: len(new)]
+            lines[self.row, :, self.slot] = new.transpose(1, 2).to(buffer.dtype)
+            found.append(lines[:, :, : self.stop].to(new.dtype))
+        return found[0], found[1]
+
+
+@dataclass(eq=False)
+class Row:
+    """One line of the cache, taken by someone: where it is now, and how many tokens it holds."""
+
+    index: int
+    length: int
+
+
+class Shape(NamedTuple):
+    """What one recorded pass is made for."""
+
+    rows: int
+    tokens: int  # of each row
+    stop: int  # slots that are seen
+
+
+class Said(NamedTuple):
+    """Greedy tokens and their log-probabilities, pass after pass; each a list with one entry for each row fed."""
+
+    tokens: list[list[int]]
+    logprobs: list[list[float]]
+
+
+class Pool:
+    """A fixed number of rows over one model.
+
+    Args:
+        slots: the most tokens a row will ever hold.
+        forbidden: int64[F], ids that greedy rows never take.
+        recorder: records passes and replays them; None runs each anew, in its exact shape.
+        fixed_shapes: every pass over the same rows, tokens and slots, whoever is there, so that no neighbour changes
+            the bits of an answer. Costs what the empty rows cost.
+    """
+
+    def __init__(
+        self, runner: Runner, rows: int, slots: int, forbidden: Tensor, *,
+        recorder: Recorder | None = None, fixed_shapes: bool = False,
+    ):  # fmt: skip
+        model = runner.model
+        dtype = runner.cache_dtype or model.projector.weight.dtype
+        self.runner, self.slots, self.recorder, self.fixed_shapes = runner, slots, recorder, fixed_shapes
+        self.cache = RaggedCache(model.config.text, rows, slots, dtype=dtype, device=runner.device)
+        self.forbidden = torch.zeros(model.config.text.embedding_rows, dtype=torch.bool, device=runner.device)
+        self.forbidden[forbidden.to(runner.device)] = True
+        self.rows: list[Row | None] = [None] * rows
+        self.passes: dict[Shape, Pass] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def free(self) -> int:
+        return self.rows.count(None)
+
+    # --- rows ---
+
+    def clear(self) -> None:
+        """Takes all rows back."""
+        self.rows = [None] * len(self)
+
+    def release(self, row: Row) -> None:
+        """Gives a row back; those behind move up where that makes passes smaller."""
+        self.rows[row.index] = None
+        live = [other for other in self.rows if other is not None]
+        while live and self._fitting(max(other.index for other in live) + 1) > self._fitting(len(live)):
+            last = max(live, key=lambda other: other.index)
+            self._move(last, self.rows.index(None))
+
+    def fork(self, row: Row) -> Row:
+        """Another row with the same tokens."""
+        twin = self._take(row.length)
+        self.cache.copy(row.index, twin.index, row.length)
+        return twin
+
+    def _take(self, length: int) -> Row:
+        assert length <= self.slots, f"{length} tokens do not fit rows of {self.slots} slots"
+        row = Row(self.rows.index(None), length)
+        self.rows[row.index] = row
+        return row
+
+    def _move(self, row: Row, index: int) -> None:
+        self.cache.copy(row.index, index, row.length)
+        self.rows[row.index], self.rows[index] = None, row
+        row.index = index
+
+    # --- passes ---
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[list[Row], Tensor]:
+        """Gives each prompt a free row and runs it; returns the rows and the scores that follow, float[B, V]."""
+        rows = [self._take(len(prompt.tokens)) for prompt in prompts]
+        longest = max(row.length for row in rows)
+        tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+        mask_ar = torch.ones(len(rows), longest, dtype=torch.int64)
+        valid = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt.tokens)] = prompt.tokens
+            mask_ar[row, : len(prompt.tokens)] = prompt.mask_ar
+            valid[row, : len(prompt.tokens)] = True
+        device = self.runner.device
+        x = self.runner.model.embed(tokens.to(device), self.runner.features(prompts))
+        mask = AttentionMask.prefix_lm(mask_ar.to(device), valid.to(device))
+        hidden = self.runner.model.decode(x, mask, Filling(self.cache, [row.index for row in rows]))
+        last = torch.tensor([row.length - 1 for row in rows], device=device)
+        ends = hidden[torch.arange(len(rows), device=device), last]
+        return rows, self.runner.scores(ends, softcap=not self.runner.big_vision_softcap)
+
+    @torch.inference_mode()
+    def feed(self, rows: Sequence[Row], chains: Sequence[Sequence[int]]) -> Tensor:
+        """Appends to each of some rows its tokens, at least one; their hidden states float[P, D], row after row."""
+        most = CHAIN if self.recorder is not None or self.fixed_shapes else max(map(len, chains))
+        parts: list[list[Tensor]] = [[] for _ in rows]
+        for start in range(0, max(map(len, chains)), most):
+            fed = [(i, chain[start : start + most]) for i, chain in enumerate(chains) if len(chain) > start]
+            hidden = self._pass([rows[i] for i, _ in fed], max(len(chain) for _, chain in fed)).run(
+                {rows[i].index: list(chain) for i, chain in fed}, self._lengths()
+            )
+            for i, chain in fed:
+                parts[i].append(hidden[rows[i].index, : len(chain)].clone())
+                rows[i].length += len(chain)
+        return torch.cat([part for own in parts for part in own])
+
+    @torch.inference_mode()
+    def burst(self, rows: Sequence[Row], tokens: Sequence[int], passes: int) -> Said:
+        """Appends one token to each row, takes the likeliest one not forbidden, appends it, and so on.
+
+        Returns:
+            As many tokens for each row as there were passes. The last one is chosen but not appended.
+        """
+        chains = {row.index: [token] for row, token in zip(rows, tokens, strict=True)}
+        said, logprobs = self._pass(rows, 1, passes).greedy(chains, self._lengths(), passes)
+        for row in rows:
+            row.length += passes
+        order = [row.index for row in rows]
+        return Said([[line[i] for i in order] for line in said], [[line[i] for i in order] for line in logprobs])
+
+    def _lengths(self) -> list[int]:
+        return [0 if row is None else row.length for row in self.rows]
+
+    def _pass(self, rows: Sequence[Row], tokens: int, passes: int = 1) -> "Pass":
+        """The pass that is large enough, made if there is none yet."""
+        high = max(row.index for row in rows) + 1
+        seen = max(row.length for row in rows) + tokens + passes - 1
+        if self.fixed_shapes:
+            shape = Shape(len(self), CHAIN if tokens > 1 else 1, self.slots)
+        elif self.recorder is not None:
+            shape = Shape(self._fitting(high), CHAIN if tokens > 1 else 1, min(self.slots, stop_for(seen)))
+        else:
+            return Pass(self, Shape(high, tokens, min(self.slots, seen)))
+        if shape not in self.passes:
+            self.passes[shape] = Pass(self, shape)
+        return self.passes[shape]
+
+    def _fitting(self, rows: int) -> int:
+        """How many rows a pass has that must reach so many: with recorded passes a power of two."""
+        if self.fixed_shapes:
+            return len(self)
+        return rows if self.recorder is None else min(len(self), 1 << (rows - 1).bit_length())
+
+
+def stop_for(seen: int) -> int:
+    """The slots a recorded pass looks at where `seen` are needed: few different numbers, at most a third too many."""
+    step = max(256, 1 << max(0, seen.bit_length() - 2))
+    return -(-seen // step) * step
+
+
+class Pass:
+    """One pass of one shape, with inputs and outputs that stay where they are, so that it can be replayed."""
+
+    def __init__(self, pool: Pool, shape: Shape):
+        self.pool, self.shape = pool, shape
+        device = pool.runner.device
+        self.tokens = torch.zeros(shape.rows, shape.tokens, dtype=torch.int64, device=device)
+        self.lengths = torch.zeros(shape.rows, dtype=torch.int64, device=device)
+        self.column = torch.zeros(1, dtype=torch.int64, device=device)  # of what greedy passes say
+        self.said = torch.zeros(BURST, shape.rows, dtype=torch.int64, device=device)
+        self.logprobs = torch.zeros(BURST, shape.rows, dtype=torch.float32, device=device)
+        self._run: Run | None = None
+        self._step: Run | None = None
+
+    def run(self, chains: dict[int, list[int]], lengths: Sequence[int]) -> Tensor:
+        """Hidden states float[R, T, D] of these rows' tokens, to be read before the next pass."""
+        self._set(chains, lengths)
+        if self._run is None:
+            self._run = self._record(self._hidden)
+        return self._run()
+
+    def greedy(
+        self, chains: dict[int, list[int]], lengths: Sequence[int], passes: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        assert 1 <= passes <= BURST, f"{passes} passes were asked for at once"
+        self._set(chains, lengths)
+        if self._step is None:
+            self._step = self._record(self._greedy)
+            self._set(chains, lengths)  # recording has gone on from them
+        self.column.zero_()
+        for _ in range(passes):
+            self._step()
+        return self.said[:passes].tolist(), self.logprobs[:passes].tolist()
+
+    def _record(self, run: Run) -> Run:
+        recorder = self.pool.recorder
+        return run if recorder is None else recorder.record(run)
+
+    def _set(self, chains: dict[int, list[int]], lengths: Sequence[int]) -> None:
+        rows, tokens = self.shape.rows, self.shape.tokens
+        lines = [[*chains.get(row, []), *[0] * tokens][:tokens] for row in range(rows)]
+        self.tokens.copy_(torch.tensor(lines))
+        self.lengths.copy_(torch.tensor(lengths[:rows]))
+
+    def _hidden(self) -> Tensor:
+        pool, (rows, tokens, stop) = self.pool, self.shape
+        device = self.tokens.device
+        position = self.lengths[:, None] + torch.arange(tokens, device=device)
+        key = torch.arange(stop, device=device)[None].expand(rows, stop)
+        mask = AttentionMask(position, position, key, key, torch.ones_like(key, dtype=torch.bool))
+        x = pool.runner.model.language_model.embed(self.tokens)
+        return pool.runner.model.decode(x, mask, Appending(pool.cache, position, stop))
+
+    def _greedy(self) -> Tensor:
+        logits = self.pool.runner.scores(self._hidden()[:, -1]).float()
+        log_z = logits.logsumexp(-1)
+        best, token = logits.masked_fill(self.pool.forbidden, -torch.inf).max(-1)
+        self.said.index_copy_(0, self.column, token[None])
+        self.logprobs.index_copy_(0, self.column, (best - log_z)[None])
+        self.column += 1
+        self.tokens.copy_(token[:, None])
+        self.lengths += 1
+        return token
