@@ -48,8 +48,9 @@ freeze: $(VENV)/.dev  ## accept a change of the public names or options: rewrite
 bench: $(VENV)/.dev  ## measure beside transformers, in one run
 	$(BIN)/python benchmarks/first_answer.py
 
-gpu-check: $(if $(PYTHON_GPU),,$(VENV)/.dev)  ## what only an accelerator can show; PYTHON_GPU=python3 uses its machine's own
+gpu-check: $(if $(PYTHON_GPU),,$(VENV)/.dev)  ## an accelerator's parity, then its pace; PYTHON_GPU=python3 uses its machine's own, MINUTES=5
 	PYTHONPATH=src $(or $(PYTHON_GPU),$(BIN)/python) -m pytest -m gpu -rs
+	PYTHONPATH=src $(or $(PYTHON_GPU),$(BIN)/python) benchmarks/gpu.py --minutes $(or $(MINUTES),8) $(GPU_BENCH)
 
 browser-check: $(VENV)/.dev  ## the web page in Chromium (Debian, Ubuntu: apt install chromium)
 	$(BIN)/python -m pytest -m browser -rs
