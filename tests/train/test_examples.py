@@ -89,7 +89,7 @@ def test_scenes_to_be_judged_on_are_held_out(drawing):
 def test_scenes_are_not_judged_on_what_is_learnt(start, learnt, judged):
     sources = [SourceConfig(**({"path": "scenes"} | given)) for given in (learnt, judged)]
     data = DataConfig(train=(sources[0],), validation=(sources[1],), check=1)
-    with pytest.raises(UsageError, match="draws the scenes that .* learns"):
+    with pytest.raises(UsageError, match=r"draws the scenes that .* learns"):
         open_examples(TrainConfig(data=data), start)
 
 

@@ -63,8 +63,8 @@ def check(
     other = None if held_out is None else reader.open(held_out, "validation", prefix)
     with Bar(_rows(source, limit), several_on_a_terminal(True, json)) as bar:
         found = look(
-            source, reader.processor, max_tokens=max_tokens or usual_text_tokens([source]), limit=limit, variant=reader.variant, held_out=other,
-            watch=lambda _: bar.step(),
+            source, reader.processor, max_tokens=max_tokens or usual_text_tokens([source]), limit=limit,
+            variant=reader.variant, held_out=other, watch=lambda _: bar.step(),
         )  # fmt: skip
     if rejects is not None:
         found.write_rejects(rejects)
