@@ -1,12 +1,13 @@
 """Saving a model, and converting files of one format into the other, one tensor in memory at a time.
 
-Lossless in both directions and verified on request: the same random input through the source and through what was
-written. Padding rows, which nothing ever produces, are dropped on the way to npz and made anew on the way back.
+Lossless in both directions, but for int8, and verified on request: the same random input through the source and what
+was written. Padding rows, which nothing ever produces, are dropped on the way to npz and made anew on the way back.
 """
 
 import shutil
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,13 +17,14 @@ from paligemma.checkpoints.big_vision import Sidecar, write_npz, write_sidecar
 from paligemma.checkpoints.hf import LAYOUTS, write_hf
 from paligemma.checkpoints.hf_config import ImageSettings
 from paligemma.checkpoints.load import Opened, build_model, open_checkpoint
+from paligemma.checkpoints.quantized import METHOD, write_quantized
 from paligemma.checkpoints.safetensors_io import writing
 from paligemma.checkpoints.tensors import ModelTensors, as_dtype, common_dtype, dtype_name, parameter_shapes
 from paligemma.config import IMAGE_SLOT, did_you_mean
 from paligemma.errors import UsageError
 from paligemma.model import PaliGemmaModel
 
-FORMATS = ("hf", "big_vision")
+FORMATS = ("hf", "big_vision", METHOD)
 SHARD_BYTES = 5_000_000_000
 
 
@@ -62,8 +64,8 @@ def save(
     """Writes a model; returns the files.
 
     Args:
-        target: a directory for "hf"; an .npz file for "big_vision", which gets a .json of the same name beside it.
-        dtype: of the file; default the model's.
+        target: a directory for "hf" and "int8"; an .npz file for "big_vision", which gets a .json of the same name.
+        dtype: of the file, or of what is no matrix in an "int8" one; default the model's.
         layout: of the "hf" keys: "hub" (as Google published them), "4.5x" or "5.23" (transformers' own names).
         shard_bytes: "hf" weights above this are split.
         params_prefix: "big_vision" keys start with `params/`.
@@ -89,7 +91,7 @@ def save(
     )
     wanted = as_dtype(dtype) or common_dtype(source.tensors)
     destination = Path(target)
-    codec = _codec_to_copy(codec_path, destination if format == "hf" else destination.parent, overwrite)
+    codec = _codec_to_copy(codec_path, _folder(destination, format), overwrite)
     files = _write(source, destination, format, wanted, layout, shard_bytes, params_prefix, overwrite)
     return files + _copied(codec)
 
@@ -138,9 +140,7 @@ def convert(
         opened = replace(opened, tokenizer_path=hub.resolve(tokenizer))
     wanted = as_dtype(dtype) or common_dtype(opened.tensors)
     destination = Path(target)
-    codec = _codec_to_copy(
-        hub.codec_beside(opened.path), destination if format == "hf" else destination.parent, overwrite
-    )
+    codec = _codec_to_copy(hub.codec_beside(opened.path), _folder(destination, format), overwrite)
     files = _write(opened, destination, format, wanted, layout, shard_bytes, params_prefix, overwrite)
     files += _copied(codec)
     difference = None
@@ -191,16 +191,21 @@ def _write(
         config = source.config.with_padding_rows(0)
         return [path, write_sidecar(path, Sidecar(config, source.image_token_id, source.image.resize))]
     if target.is_file():
-        raise UsageError(f"{target} is a file, expected a directory for Hugging Face's format; choose another target")
+        raise UsageError(f"{target} is a file, expected a directory for the format {format}; choose another target")
     stale = [*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")]
     _refuse_overwriting(source, stale, target, overwrite)
-    files = write_hf(
-        source.tensors, source.config, target, dtype=dtype, layout=layout, shard_bytes=shard_bytes,
+    write = write_quantized if format == METHOD else partial(write_hf, layout=layout)
+    files = write(
+        source.tensors, source.config, target, dtype=dtype, shard_bytes=shard_bytes,
         image_token_id=source.image_token_id, image=source.image, tokenizer_path=source.tokenizer_path,
     )  # fmt: skip
     for path in set(stale) - set(files):
         path.unlink()
     return files
+
+
+def _folder(target: Path, format: str) -> Path:
+    return target.parent if format == "big_vision" else target
 
 
 def _codec_to_copy(source: "str | Path | None", directory: Path, overwrite: bool) -> tuple[Path, Path] | None:

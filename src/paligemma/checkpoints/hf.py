@@ -207,7 +207,7 @@ def write_hf(
     tokenizer_path: Path | None,
 ) -> list[Path]:
     """A directory transformers loads; one tensor in memory at a time. Returns the files written."""
-    padded, token = padded_for_image_token(config, image_token_id)
+    padded, _ = padded_for_image_token(config, image_token_id)
     names = {hf_key(name, config.text.post_norms, layout): name for name in parameter_shapes(config)}
     shapes = {key: source.shapes[name] for key, name in names.items()}
     embedding = hf_key(EMBEDDING, config.text.post_norms, layout)
@@ -219,6 +219,17 @@ def write_hf(
 
     directory.mkdir(parents=True, exist_ok=True)
     files = write_sharded(directory, shapes, dtype, read, shard_bytes)
+    return files + write_side_files(
+        directory, config, dtype=dtype, image_token_id=image_token_id, image=image, tokenizer_path=tokenizer_path
+    )
+
+
+def write_side_files(
+    directory: Path, config: Config, *, dtype: torch.dtype, image_token_id: int | None, image: ImageSettings,
+    tokenizer_path: Path | None,
+) -> list[Path]:  # fmt: skip
+    """What transformers wants beside the weights of `config`; arguments as for `write_hf`."""
+    padded, token = padded_for_image_token(config, image_token_id)
     side_files = {
         "config.json": config_json(padded, dtype, token),
         "generation_config.json": {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0},
@@ -226,8 +237,7 @@ def write_hf(
     }
     for name, content in side_files.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n")
-        files.append(directory / name)
-    return files + copy_tokenizer(tokenizer_path, directory)
+    return [directory / name for name in side_files] + copy_tokenizer(tokenizer_path, directory)
 
 
 def copy_tokenizer(source: Path | None, directory: Path) -> list[Path]:

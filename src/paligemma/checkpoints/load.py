@@ -12,6 +12,7 @@ import torch
 from paligemma.checkpoints import big_vision, hub
 from paligemma.checkpoints.hf import TOKENIZER_FILES, HFTensors, resemblance
 from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
+from paligemma.checkpoints.quantized import METHOD, QuantizedTensors, is_quantized
 from paligemma.checkpoints.safetensors_io import TensorFiles, find_files
 from paligemma.checkpoints.tensors import (
     TensorSource,
@@ -39,7 +40,7 @@ class Opened:
     tensors: TensorSource
     config: Config
     path: Path
-    format: str  # "hf" or "big_vision"
+    format: str  # "hf", "big_vision" or "int8"
     image_token_id: int | None
     image: ImageSettings
     tokenizer_path: Path | None
@@ -77,8 +78,9 @@ def load_checkpoint(
 
     Args:
         source: see `resolve`; a Hugging Face directory, one .safetensors with its config.json beside it, an .npz of
-            big_vision, or a directory of them.
-        dtype: of the weights in memory; by default the file's own, which then stays memory-mapped.
+            big_vision, or a directory of them; the same with int8 weights.
+        dtype: of the weights in memory; by default the file's own, which then stays memory-mapped. int8 is decoded, by
+            default to the type that was quantised.
         variant: a published name whose architecture to use instead of the one the files tell.
         revision: of a hub name, default `main`.
 
@@ -155,7 +157,7 @@ def _is_npz(path: Path) -> bool:
             kind = _OTHERS.get(path.suffix, f"{path.suffix or 'unknown'}")
             raise CheckpointError(f"{path} is a {kind} file, expected .safetensors or .npz; load one of these")
         return path.suffix == ".npz"
-    if any(path.glob("*.safetensors")) or (path / "model.safetensors.index.json").is_file():
+    if any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json")):
         return False
     if _npz_files(path):
         return True
@@ -185,11 +187,12 @@ def _open_hf(path: Path, variant_name: str | None) -> Opened:
             (entry.shape[0] for key, entry in files.entries.items() if "embed_tokens" in key and entry.shape), default=0
         )
         config = _variant_with_rows(variant_name, rows)
+    kind, format = (QuantizedTensors, METHOD) if is_quantized(files) else (HFTensors, "hf")
     return Opened(
-        tensors=_checked(HFTensors(files, config, str(path)), config, variant_name),
+        tensors=_checked(kind(files, config, str(path)), config, variant_name),
         config=config,
         path=path,
-        format="hf",
+        format=format,
         image_token_id=image_token_id,
         image=read_image_settings(directory, config),
         tokenizer_path=_tokenizer(directory),

@@ -8,7 +8,7 @@ piece. Nothing is unpickled. Source: the format's specification (8 bytes header 
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +22,15 @@ from paligemma.checkpoints.tensors import Shape, raw_bytes, scratch
 from paligemma.errors import CheckpointError, ResourceError
 
 TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_STORED_TYPES = {dtype: name for name, dtype in TORCH_TYPES.items()}
+_READ_TYPES = {**TORCH_TYPES, "I8": torch.int8}  # with the codes of quantised weights
+_STORED_TYPES = {dtype: name for name, dtype in _READ_TYPES.items()}
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
 PIECE_BYTES = 4 * 2**20
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_INDEX_BYTES = 64 * 2**20
@@ -47,7 +49,7 @@ class Entry:
 
     @property
     def dtype(self) -> torch.dtype:
-        return TORCH_TYPES[self.stored]
+        return _READ_TYPES[self.stored]
 
 
 def read_header(path: Path) -> dict[str, Entry]:
@@ -56,6 +58,35 @@ def read_header(path: Path) -> dict[str, Entry]:
     Raises:
         CheckpointError: not a safetensors file, truncated, or inconsistent; names the sizes found and expected.
     """
+    header, data_start = _read_json_header(path)
+    header.pop("__metadata__", None)
+    entries = {key: _entry(path, key, value, data_start) for key, value in header.items()}
+    expected = data_start
+    for key, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != expected:
+            raise CheckpointError(
+                f"{path} places {key} at byte {entry.start:,}, expected {expected:,}; {DOWNLOAD_AGAIN}"
+            )
+        expected = entry.stop
+    if (size := path.stat().st_size) != expected:
+        raise CheckpointError(f"{path} has {size:,} bytes, expected {expected:,}; {DOWNLOAD_AGAIN}")
+    return entries
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The words a file's header has beside its tensors; empty where there are none.
+
+    Raises:
+        CheckpointError: not a safetensors file, or words that are no text.
+    """
+    found = _read_json_header(path)[0].get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise CheckpointError(f"{path} has metadata that are no words, {str(found)[:80]}; {DOWNLOAD_AGAIN}")
+    return found
+
+
+def _read_json_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header and at which byte the data begin."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(9)
@@ -69,19 +100,7 @@ def read_header(path: Path) -> dict[str, Entry]:
                 f"{path} has {size:,} bytes, expected a header of {length + 8:,} and data; {DOWNLOAD_AGAIN}"
             )
         file.seek(8)
-        header = _parse(file.read(length), path)
-    header.pop("__metadata__", None)
-    entries = {key: _entry(path, key, value, 8 + length) for key, value in header.items()}
-    expected = 8 + length
-    for key, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if entry.start != expected:
-            raise CheckpointError(
-                f"{path} places {key} at byte {entry.start:,}, expected {expected:,}; {DOWNLOAD_AGAIN}"
-            )
-        expected = entry.stop
-    if size != expected:
-        raise CheckpointError(f"{path} has {size:,} bytes, expected {expected:,}; {DOWNLOAD_AGAIN}")
-    return entries
+        return _parse(file.read(length), path), 8 + length
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
@@ -134,6 +153,9 @@ def find_files(path: Path) -> list[Path]:
         return [path / SINGLE]
     if (path / INDEX).is_file():
         return _shards(path / INDEX)
+    indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
+    if len(indices) == 1:
+        return _shards(indices[0])
     found = sorted(path.glob("*.safetensors"))
     if len(found) == 1:
         return found
@@ -211,6 +233,11 @@ class TensorFiles:
         entry = self.entries[key]
         return self._view(key, entry) if entry.dtype == dtype else _converted(entry, dtype)
 
+    def pieces(self, key: str, count: int) -> Iterator[tuple[int, Tensor]]:
+        """The tensor's numbers in row-major order, `count` at a time, read past the map: where they begin, and a
+        buffer that the next piece overwrites."""
+        return _pieces(self.entries[key], count)
+
     def _view(self, key: str, entry: Entry) -> Tensor:
         try:
             if entry.path not in self._open:
@@ -223,62 +250,78 @@ class TensorFiles:
 def _converted(entry: Entry, dtype: torch.dtype) -> Tensor:
     out = torch.empty(entry.shape, dtype=dtype)
     flat = out.view(-1)
-    piece = PIECE_BYTES // entry.dtype.itemsize
-    buffer = scratch(min(piece, flat.numel()), entry.dtype)
+    for start, numbers in _pieces(entry, PIECE_BYTES // entry.dtype.itemsize):
+        flat[start : start + len(numbers)] = numbers
+    return out
+
+
+def _pieces(entry: Entry, count: int) -> Iterator[tuple[int, Tensor]]:
+    total = math.prod(entry.shape)
+    buffer = scratch(min(count, total), entry.dtype)
     raw = raw_bytes(buffer)
     with entry.path.open("rb", buffering=0) as file:
         file.seek(entry.start)
-        for start in range(0, flat.numel(), piece):
-            count = min(piece, flat.numel() - start)
-            wanted = raw[: count * entry.dtype.itemsize]
+        for start in range(0, total, count):
+            size = min(count, total - start)
+            wanted = raw[: size * entry.dtype.itemsize]
             while wanted:  # one unbuffered read may return less than asked for
                 got = file.readinto(wanted)
                 if not got:
                     raise CheckpointError(f"{entry.path} ended while it was read; {DOWNLOAD_AGAIN}")
                 wanted = wanted[got:]
-            flat[start : start + count] = buffer[:count]
-    return out
+            yield start, buffer[:size]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 ReadTensor = Callable[[str], Tensor]
+Types = torch.dtype | Mapping[str, torch.dtype]  # one for all tensors, or by key
 
 
 def write_sharded(
-    directory: Path, shapes: dict[str, Shape], dtype: torch.dtype, read: ReadTensor, shard_bytes: int
-) -> list[Path]:
-    """Writes all tensors in one type, one in memory at a time; with an index if they take more than `shard_bytes`.
+    directory: Path, shapes: dict[str, Shape], dtype: Types, read: ReadTensor, shard_bytes: int, *, stem: str = "model",
+    metadata: dict[str, str] | None = None,
+) -> list[Path]:  # fmt: skip
+    """Writes all tensors, read once in this order, one in memory at a time; with an index if they take more than
+    `shard_bytes`. Names begin with `stem`; `metadata` as for `write_file`.
 
     Files appear under their names only when complete. Returns the files written, the index last.
 
     Raises:
         ResourceError: not enough room on the disk.
     """
-    total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+    total = sum(_size(key, shape, dtype) for key, shape in shapes.items())
     require_space(directory, total)
     shards = list(_split(shapes, dtype, shard_bytes))
     if len(shards) == 1:
-        names = [SINGLE]
+        names = [f"{stem}.safetensors"]
     else:
-        names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+        names = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     with writing(directory / name for name in names) as partial:
         for path, shard in zip(partial, shards, strict=True):
-            write_file(path, shard, dtype, read)
+            write_file(path, shard, dtype, read, metadata)
     files = [directory / name for name in names]
     if len(shards) > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-        files.append(directory / INDEX)
+        files.append(directory / f"{stem}{INDEX_SUFFIX}")
+        files[-1].write_text(json.dumps(index, indent=2) + "\n")
     return files
 
 
-def _split(shapes: dict[str, Shape], dtype: torch.dtype, shard_bytes: int) -> Iterator[dict[str, Shape]]:
+def _type(key: str, types: Types) -> torch.dtype:
+    return types if isinstance(types, torch.dtype) else types[key]
+
+
+def _size(key: str, shape: Shape, types: Types) -> int:
+    return math.prod(shape) * _type(key, types).itemsize
+
+
+def _split(shapes: dict[str, Shape], dtype: Types, shard_bytes: int) -> Iterator[dict[str, Shape]]:
     shard: dict[str, Shape] = {}
     used = 0
     for key, shape in shapes.items():
-        size = math.prod(shape) * dtype.itemsize
+        size = _size(key, shape, dtype)
         if shard and used + size > shard_bytes:
             yield shard
             shard, used = {}, 0
@@ -288,21 +331,27 @@ def _split(shapes: dict[str, Shape], dtype: torch.dtype, shard_bytes: int) -> It
 
 
 def write_file(
-    path: Path, shapes: dict[str, Shape], dtype: torch.dtype, read: ReadTensor, metadata: dict[str, str] | None = None
+    path: Path, shapes: dict[str, Shape], dtype: Types, read: ReadTensor, metadata: dict[str, str] | None = None
 ) -> None:
-    """One safetensors file, streamed; `metadata` are words for its header."""
+    """One safetensors file, streamed in the order of `shapes`; `metadata` are words for its header.
+
+    Wider types lie first, so that every tensor begins at a multiple of its own width, as mapping it needs.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
-    for key, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[key] = {"dtype": _STORED_TYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    for key in sorted(shapes, key=lambda key: -_type(key, dtype).itemsize):
+        start, end = end, end + _size(key, shapes[key], dtype)
+        stored = _STORED_TYPES[_type(key, dtype)]
+        header[key] = {"dtype": stored, "shape": list(shapes[key]), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
+        data_start = file.tell()
         for key, shape in shapes.items():
             tensor = read(key)
-            assert (tuple(tensor.shape), tensor.dtype) == (shape, dtype), key
+            assert (tuple(tensor.shape), tensor.dtype) == (shape, _type(key, dtype)), key
+            file.seek(data_start + header[key]["data_offsets"][0])
             write_tensor(file, tensor)
 
 

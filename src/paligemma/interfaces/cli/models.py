@@ -194,7 +194,7 @@ def convert(
     target: str,
     /,
     *,
-    format: Literal["hf", "big_vision"] = "hf",
+    format: Literal["hf", "big_vision", "int8"] = "hf",
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     layout: Literal["hub", "4.5x", "5.23"] = "hub",
     verify: Flag = False,
@@ -204,15 +204,16 @@ def convert(
     tokenizer: str | None = None,
     json: Json = False,
 ) -> int:
-    """Write a model in another format, without loss.
+    """Write a model in another format, without loss but for int8.
 
     Args:
         source: model to read: bundled name, directory, file, or hub name in the local cache.
-        target: directory (hf) or name of an .npz file (big_vision) to write.
-        format: hf writes safetensors with configuration and tokenizer, big_vision one .npz.
-        dtype: number type of the written weights; by default that of the source.
+        target: directory (hf, int8) or name of an .npz file (big_vision) to write.
+        format: hf writes safetensors with configuration and tokenizer, big_vision one .npz; int8 such safetensors with
+            every matrix as codes of 8 bits and a scale for each row, which only paligemma reads.
+        dtype: number type of the written weights, with int8 of what is no matrix; by default that of the source.
         layout: names of the hf tensors: hub as published, or those of transformers 4.5x or 5.23.
-        verify: compare the logits of source and target; any difference without --dtype is exit code 7.
+        verify: compare the logits of source and target; any difference is exit code 7, unless --dtype or int8 rounds.
         overwrite: replace weights that are at the target already.
         variant: published name of the architecture, for files that do not tell it.
         revision: of a hub name; default main.
@@ -225,14 +226,15 @@ def convert(
         source, target, format=format, dtype=dtype, layout=layout, verify=verify, overwrite=overwrite,
         variant=variant, revision=revision, tokenizer=tokenizer,
     )  # fmt: skip
+    types = f"int8 and {report.dtype}" if format == "int8" else report.dtype
     difference = report.max_logits_difference
-    same = difference is None or dtype is not None or difference <= 0.0
+    same = difference is None or dtype is not None or format == "int8" or difference <= 0.0
     if json:
         facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(report).items()}
         console.print_json({**facts, "files": [str(file) for file in report.files], "ok": same})
     else:
         console.say(
-            f"{report.target}: {report.num_tensors} tensors, {report.num_parameters:,} parameters, {report.dtype}, "
+            f"{report.target}: {report.num_tensors} tensors, {report.num_parameters:,} parameters, {types}, "
             f"{_bytes(report.num_bytes)} in {report.seconds:.1f} s"
         )
         if difference is not None:
