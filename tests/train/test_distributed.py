@@ -1,11 +1,14 @@
 """Two processes (gloo) learn what one process learns, and go on from its sets; forked here, under torchrun if slow."""
 
+import contextlib
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +16,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.train.tiny import save_tiny_model, write_rows
 from tests.train.tiny_run import losses, run
 from torch import nn
 
 from paligemma.errors import CheckpointError, ResourceError, UsageError
+from paligemma.train import distributed, examples
+from paligemma.train.config import DataConfig, SourceConfig, TrainConfig
 from paligemma.train.distributed import Parallel, part
+from paligemma.train.start import begin
 
 ROOT = Path(__file__).parents[2]
 QLORA = {
@@ -164,6 +171,41 @@ def test_an_error_of_the_main_process_ends_all_and_its_words_reach_all(tmp_path)
                 parallel.on_main(fail)
 
     together(all_hear, tmp_path)
+
+
+def test_the_others_wait_for_a_look_at_the_data_as_long_as_it_takes(tmp_path, monkeypatch):
+    """Longer than any exchange may take: rows of large sets are looked at for hours."""
+    folder = save_tiny_model(tmp_path / "model")
+    config = TrainConfig(model=str(folder), data=DataConfig(train=(SourceConfig(path=str(write_rows(tmp_path, 3))),)))
+    look = examples.check
+    monkeypatch.setattr(distributed, "BEAT_S", 0.2)
+    monkeypatch.setattr(examples, "check", lambda *given, **more: (time.sleep(5), look(*given, **more))[1])
+
+    def open_them(rank):
+        with Parallel.start(timeout_s=2) as parallel:
+            parallel.barrier()
+            found = examples.open_examples(config, begin(config), parallel)
+            print(f"{rank}: {found.mixture.epoch_length} rows, {len(found.findings)} findings")
+
+    told = together(open_them, tmp_path)
+    assert "0: 3 rows, 1 findings" in told
+    assert "1: 3 rows, 0 findings" in told
+
+
+def test_nobody_waits_for_a_main_process_that_is_dead_or_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "BEAT_S", 0.2)
+
+    def hang(rank):
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # no signs of life
+        monkeypatch.setattr(threading.Thread, "join", lambda thread: None)
+        parallel = Parallel.start(timeout_s=2)
+        parallel.barrier()
+        began = time.monotonic()
+        with contextlib.suppress(ResourceError) if rank == 0 else pytest.raises(ResourceError, match="no sign of life"):
+            parallel.on_main(lambda: time.sleep(6))
+        print(rank, time.monotonic() - began < 5)
+
+    assert "1 True" in together(hang, tmp_path)
 
 
 @pytest.mark.slow

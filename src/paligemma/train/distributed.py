@@ -12,8 +12,11 @@ processes exchange numbers and JSON. Source: PyTorch's `fully_shard` and `Distri
 """
 
 import contextlib
+import itertools
 import json
 import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -30,7 +33,8 @@ from paligemma.model.siglip import VisionBlock
 from paligemma.train.objective import Objective
 
 Kind = Literal["none", "ddp", "fsdp2"]
-TIMEOUT_S = 600.0  # after which a process that waits for another gives up; a save of a large model takes minutes
+TIMEOUT_S = 600.0  # after which a process that waits for another gives up
+BEAT_S = 5.0  # between the signs of life of a main process that does something alone
 T = TypeVar("T")
 
 
@@ -47,6 +51,7 @@ class Parallel:
     def __init__(self, kind: Kind = "none", device: "str | torch.device" = "cpu", *, rank: int = 0, world: int = 1):
         self.kind, self.rank, self.world = kind, rank, world
         self.device = torch.device(device)
+        self.timeout_s = TIMEOUT_S
         self._joined = False  # by this object, which then leaves in `close`
         self._replicas: list[Any] = []
 
@@ -84,6 +89,7 @@ class Parallel:
             place = torch.device("cuda", local)
             torch.cuda.set_device(place)
         parallel = cls("fsdp2" if wanted == "fsdp2" else "ddp", place, rank=rank, world=world)
+        parallel.timeout_s = timeout_s
         if dist.is_initialized():
             return parallel
         with parallel.peers():
@@ -225,22 +231,68 @@ class Parallel:
     def on_main(self, call: Callable[[], T]) -> T:
         """Does `call` in the main process while the others wait; its result (as JSON) or its error reaches all.
 
+        They wait as long as it takes (a look at a large data set, a save of a large model) and the main process lives.
+
         Raises:
             PaliGemmaError: what `call` raised, in every process.
         """
         if self.kind == "none":
             return call()
         told: dict[str, Any] = {}
+        turn = f"on_main/{next(_TURNS)}"
         if self.main:
             try:
-                told = {"value": call()}
+                with self._alive(turn):
+                    told = {"value": call()}
             except PaliGemmaError as error:
                 self.broadcast({"error": type(error).__name__, "sentence": str(error)})
                 raise
+        else:
+            self._wait_for_main(turn)
         told = self.broadcast(told)
         if "error" in told:
             raise getattr(errors, told["error"], PaliGemmaError)(told["sentence"])
         return cast(T, told["value"])
+
+    @contextlib.contextmanager
+    def _alive(self, turn: str) -> Iterator[None]:
+        """Tells those that wait for `turn` that the main process is at it, and, however it ends, that it is done."""
+        store, done = _store(), threading.Event()
+
+        def beat() -> None:
+            for number in itertools.count():
+                store.set(f"{turn}/beat", str(number))
+                if done.wait(BEAT_S):
+                    return
+
+        thread = threading.Thread(target=beat, name="signs of life", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            with self.peers():
+                store.set(f"{turn}/done", "")
+
+    def _wait_for_main(self, turn: str) -> None:
+        """
+        Raises:
+            ResourceError: the main process gave no sign of life for `timeout_s`.
+        """
+        seen, since = b"", time.monotonic()
+        with self.peers():
+            store = _store()
+            while True:
+                try:
+                    store.wait([f"{turn}/done"], timedelta(seconds=BEAT_S))
+                    return
+                except dist.DistStoreError:  # not done yet
+                    beat = store.get(f"{turn}/beat") if store.check([f"{turn}/beat"]) else b""
+                if beat != seen:
+                    seen, since = beat, time.monotonic()
+                elif time.monotonic() - since > self.timeout_s:
+                    raise dist.DistStoreError(f"process 0 gave no sign of life for {self.timeout_s:g} s")
 
     def barrier(self) -> None:
         """Returns when every process is here."""
@@ -297,6 +349,14 @@ class Parallel:
             with self.peers():
                 dist.broadcast(tensor, 0)
             yield name, tensor
+
+
+_TURNS = itertools.count()  # of `on_main`: the same number in every process, as all of them ask in one order
+
+
+def _store() -> dist.Store:
+    """What the processes met in; torch has no public name for it."""
+    return dist.distributed_c10d._get_default_store()
 
 
 def part(whole: Tensor, like: Tensor) -> Tensor:
