@@ -11,7 +11,7 @@ decoder each time; of stage 0 the tower is kept and nothing else. The rate of th
 `--rates` in a quarter of its steps, by held-out pairs; the other objective has nano's.
 
 Judged on scenes no column has seen: mean suffix loss, and answers through the public interface. Time is the processor's
-on a CPU, so that a busy machine changes nothing, and the clock's elsewhere. A column that is in the JSON file already is
+on a CPU, so that a busy machine changes nothing, and the clock's elsewhere. Columns that the JSON file has already are
 not run again.
 """
 
@@ -110,8 +110,8 @@ class Setting:
         pace = Pace(self.device)
         optim = OptimConfig(lr=rate, betas=(0.9, 0.98), weight_decay=0.02, decay_rule="matrices", warmup=0.1)
         settings = TrainConfig(
-            optim=optim, batch_size=self.size(column), steps=steps, seed=self.seed, data=DataConfig(workers=self.workers),
-            threads=torch.get_num_threads(),
+            optim=optim, batch_size=self.size(column), steps=steps, seed=self.seed,
+            data=DataConfig(workers=self.workers), threads=torch.get_num_threads(),
         )  # fmt: skip
         objective = self.objective(column, model)
         Trainer(
@@ -170,7 +170,7 @@ def run(column: str, setting: Setting, steps: dict[str, int], rates: Sequence[fl
     if column in (PATCHES, CONTRASTIVE):
         rate = setting.rate
         if column == CONTRASTIVE:
-            tried = [setting.learn(column, setting.model(), max(1, steps[column] // 4), one, 0) for one in rates]
+            tried = [setting.learn(column, setting.model(), max(2, steps[column] // 4), one, 0) for one in rates]
             rate = min(tried, key=lambda one: one["held_out"]["loss"])["rate"]
             found["tried"] = tried
         first = setting.model()
@@ -236,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the columns are kept; those in it are not run again")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--size", choices=["tiny", "nano"], default="tiny", help="tiny: 0.9 million parameters")
+    parser.add_argument("--size", choices=["tiny", "nano"], default="tiny", help="tiny: 1.1 million parameters")
     parser.add_argument("--px", type=int, default=112)
     parser.add_argument("--steps", type=int, nargs=2, default=[400, 400], metavar=("STAGE0", "STAGE1"))
     parser.add_argument("--minutes", type=float, help="of all columns together, instead of steps")
