@@ -71,7 +71,7 @@ def measure(
     measured = dry_run(trainer).memory_bytes
     tokens = VISION.num_image_tokens + text_tokens
     shape = Shape(rows=rows, tokens=tokens, learnt=rows * (text_tokens // 2), pictures=rows)
-    estimate = training(architecture, config, shape)
+    estimate = training(architecture, config, shape, device="cpu")
     return {"measured": measured, "estimated": estimate.peak, "parts": estimate.parts(),
             "parameters": architecture.num_parameters}  # fmt: skip
 

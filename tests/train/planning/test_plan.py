@@ -29,6 +29,7 @@ def peak(**changes):
     [
         {"method": "full"},
         {"method": "lora", "precision": "fp32", "generation": 1},
+        {"optimizer": "adamw8bit"},
         *(
             pytest.param(settings, marks=pytest.mark.slow)
             for settings in (
@@ -41,6 +42,8 @@ def peak(**changes):
     ids=str,
 )  # fmt: skip
 def test_the_plan_is_what_two_steps_really_take(settings):
+    if settings.get("optimizer") == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.measured_step", json.dumps(settings)],
         env={**os.environ, **RETURNED_AT_ONCE}, capture_output=True, text=True, check=True, timeout=500,
@@ -79,6 +82,18 @@ def test_more_of_anything_takes_more():
     ema = replace(wanted().config(), optim=OptimConfig(ema=0.999))
     shape = wanted().shape(1, 64)
     assert training(BIG, ema, shape).peak - training(BIG, wanted().config(), shape).peak == 4 * BIG.num_parameters
+
+
+def test_the_cpu_unpacks_what_adamw8bit_remembers_of_the_largest_tensor():
+    """Both moments, a scaled gradient, a root and a quotient, each float32, where a card has one copy at most."""
+    config = replace(wanted(method="full").config(), optim=OptimConfig(name="adamw8bit"))
+    shape = wanted(checkpointing=True).shape(1, 2)  # so little to learn that the update is the peak
+    memory = training(BIG, config, shape, device="cpu")
+    largest_tensor = BIG.text.embedding_rows * BIG.text.width
+    assert memory.peak == memory.weights + memory.optimizer + memory.gradients + 20 * largest_tensor
+    assert training(BIG, config, shape).peak < memory.peak
+    assert peak(optimizer="adamw8bit", device="cpu") > peak(optimizer="adamw8bit")
+    assert peak(device="cpu") == peak()
 
 
 def test_momentum_counts():

@@ -93,8 +93,9 @@ class Preflight:
         model = self.objective.model
         frozen = [parameter.itemsize for parameter in model.parameters() if not parameter.requires_grad]
         return training(
-            model.config, self.config, cost.shape, processes=self.parallel.world, weight_bytes=max(frozen, default=4)
-        ).peak
+            model.config, self.config, cost.shape, processes=self.parallel.world,
+            weight_bytes=max(frozen, default=4), device=self.parallel.device.type,
+        ).peak  # fmt: skip
 
     def _inspect(self) -> None:
         batches = first_batches(self.stream, self.parallel.world)

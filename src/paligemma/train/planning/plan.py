@@ -3,7 +3,7 @@
     training   weights + optimizer + average, and the largest of
                  A  forward done    activations + logits (+ gradients of earlier micro-batches)
                  B  tower's turn    what the image encoder keeps + gradients of the language model and its embedding
-                 C  update          gradients + a copy of the largest
+                 C  update          gradients + what the optimizer needs for the largest tensor
     answering  weights + key-value cache + one block at work + logits
 
 All by formula from an architecture's numbers (`inventory`, `activations`); no weight is read. Compared with what was
@@ -24,6 +24,9 @@ from paligemma.train.planning.speed import forward_flops, step_flops
 GIB = 2**30
 OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "sgd": 0.0}  # a trained number; sgd without momentum
 MOMENTUM_BYTES = 4.0
+# A number of the tensor being updated, for a moment: one copy. On the CPU bitsandbytes unpacks both moments, scales the
+# gradient, and makes a root and a quotient of their own.
+UPDATE_BYTES, UPDATE_BYTES_8BIT_CPU = 4, 5 * 4
 MAX_BATCH = 2**16
 # Of a card's memory: what the driver and kernels take, and what is lost between allocations.
 CUDA_CONTEXT, USABLE = 0.6 * GIB, 0.95
@@ -77,13 +80,14 @@ class Plan:
 
 def training(
     architecture: Config, config: TrainConfig, shape: Shape, *,
-    processes: int = 1, weight_bytes: int = BFLOAT16,
+    processes: int = 1, weight_bytes: int = BFLOAT16, device: str = "cuda",
 ) -> Memory:  # fmt: skip
     """Bytes of one process of a training run.
 
     Args:
         shape: of its largest micro-batch.
         weight_bytes: of a number in the model's file; what stays frozen under adapters keeps its type.
+        device: "cuda" or "cpu".
     """
     parts = inventory(architecture, config)
     fsdp = config.parallel == "fsdp2" and processes > 1
@@ -105,7 +109,10 @@ def training(
         weight_bytes=frozen_bytes,
     )  # fmt: skip
     static = weights + optimizer + average + gathered
-    peak = static + max(_phases(architecture, parts, config, held, gradients, processes=processes, learnt=shape.learnt))
+    unpacked = config.optim.name == "adamw8bit" and device == "cpu"
+    update = gradients + parts.largest * (UPDATE_BYTES_8BIT_CPU if unpacked else UPDATE_BYTES)
+    phases = _phases(architecture, parts, config, held, gradients, processes=processes, learnt=shape.learnt)
+    peak = static + max(update, *phases)
     return Memory(
         weights=weights + gathered, optimizer=optimizer, gradients=gradients, average=average,
         activations=held.vision + held.lm + held.casts, logits=held.logits, working=held.working, peak=peak,
@@ -116,7 +123,7 @@ def _phases(
     architecture: Config, parts: Inventory, config: TrainConfig, held: Kept, gradients: int, *,
     processes: int, learnt: int,
 ) -> Iterator[int]:  # fmt: skip
-    """Bytes beside what is always there, at the three moments of a step that can be its peak."""
+    """Bytes beside what is always there, at the two moments of the passes that can be a step's peak."""
     several = config.micro_batch is not None and config.batch_size > config.micro_batch * processes
     earlier = gradients if several or config.parallel == "ddp" else 0
     embedding = architecture.text.embedding_rows * architecture.text.width * parts.embedding_trained
@@ -125,7 +132,6 @@ def _phases(
     head = held.logits + (FLOAT32 * embedding if learnt > config.loss.chunk else 0)  # of one chunk after another
     yield forward + max(held.working, head, FLOAT32 * embedding + cast) + earlier
     yield held.vision + max(gradients, earlier) + FLOAT32 * embedding
-    yield gradients + FLOAT32 * parts.largest
 
 
 def _optimizer_bytes(config: TrainConfig) -> float:
@@ -165,6 +171,7 @@ class Wanted:
         method: one of `METHODS`, or "" for answering.
         micro_batch: at a time in one process; default its share of the batch.
         text_tokens: of a row, image tokens apart; half of them are learnt, or were the answer.
+        device: what it runs on, "cuda" or "cpu".
     """
 
     architecture: Config
@@ -178,6 +185,7 @@ class Wanted:
     optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
     processes: int = 1
     parallel: Literal["ddp", "fsdp2"] = "ddp"
+    device: str = "cuda"
 
     def config(self) -> TrainConfig:
         """The same as settings of a run."""
@@ -208,7 +216,7 @@ def plan(wanted: Wanted) -> Plan:
     if not wanted.method:
         return _plan_answers(wanted, micro)
     config, shape = wanted.config(), wanted.shape(micro, -(-wanted.text_tokens // 2))
-    memory = training(wanted.architecture, config, shape, processes=wanted.processes)
+    memory = training(wanted.architecture, config, shape, processes=wanted.processes, device=wanted.device)
     parts = inventory(wanted.architecture, config)
     return Plan(
         trained=parts.trained, total=wanted.architecture.num_parameters, micro_batch=micro,
