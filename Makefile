@@ -45,8 +45,8 @@ docs-check: $(VENV)/.dev  ## run the documentation: its commands, examples, link
 freeze: $(VENV)/.dev  ## accept a change of the public names or options: rewrites tests/rules/frozen.json
 	$(BIN)/python -m tests.rules.test_frozen
 
-bench: $(VENV)/.dev  ## measure beside transformers, in one run
-	$(BIN)/python benchmarks/first_answer.py
+bench: $(VENV)/.dev  ## measure beside the peers that are installed, in one run; an hour, 20 GB of files
+	$(BIN)/python benchmarks/bench.py
 
 gpu-check: $(if $(PYTHON_GPU),,$(VENV)/.dev)  ## an accelerator's parity, then its pace; PYTHON_GPU=python3 uses its machine's own, MINUTES=5
 	PYTHONPATH=src $(or $(PYTHON_GPU),$(BIN)/python) -m pytest -m gpu -rs

@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from alone import MIB, Peak, alone, give, machine
+from harness.alone import MIB, Peak, alone, give, machine
 
 WIDTH, EXAMPLES = 2304, 8
 

@@ -23,7 +23,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alone import MIB, Peak, alone, give, machine, resident
+from harness.alone import MIB, Peak, alone, give, machine, resident
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,7 +3,11 @@ import json
 import pytest
 
 from paligemma.config import VARIANTS
+from paligemma.engine.planning import PRECISIONS
 from paligemma.interfaces.cli import main
+
+RATES = ("--tflops", "0.4", "--bandwidth", "40")
+BIG = "paligemma2-3b-pt-224"
 
 
 def told(capsys, *words):
@@ -11,66 +15,66 @@ def told(capsys, *words):
     return json.loads(capsys.readouterr().out)
 
 
-def test_one_plan(capsys):
-    words = ("--model", "google/paligemma2-3b-pt-224", "--method", "lora", "--batch-size", "8", "--tflops", "100")
-    found = told(capsys, *words, "--gpu", "24GB", "--examples", "1000")
-    assert found["parameters"] == VARIANTS["paligemma2-3b-pt-224"].config.num_parameters
-    assert found["fits"] == (found["peak_bytes"] <= found["usable_bytes"])
-    assert found["micro_batch_that_fits"] >= 1
-    assert found["step_seconds"] == pytest.approx(found["step_flops"] / 50e12)
-    assert found["seconds"] == pytest.approx(125 * found["step_seconds"])
-    assert main(["plan", *words, "--gpu", "24GB"]) == 0
-    text = capsys.readouterr().out
-    assert "at most" in text
-    assert "24GB          fits" in text
+def test_every_model_at_every_precision(capsys):
+    found = told(capsys, *RATES, "--gpu", "8GB")
+    models = {v.name for v in VARIANTS.values() if v.kind in ("pt", "nano")}
+    assert {(one["model"], one["precision"]) for one in found["plans"]} == {(m, p) for m in models for p in PRECISIONS}
+    for one in found["plans"]:
+        assert one["fits"] == (one["peak_bytes"] <= found["usable_bytes"])
+        assert one["peak_bytes"] == one["weights_bytes"] + one["cache_bytes"] + one["activations_bytes"]
+        assert one["tokens_per_s"] < one["limit_tokens_per_s"]
+        assert one["first_token_s"] > one["limit_first_token_s"]
+    assert {one["fits"] for one in found["plans"]} == {True, False}
 
 
-def test_what_does_not_fit_comes_with_what_would(capsys):
-    words = ("--model", "paligemma2-10b-pt-448", "--method", "full", "--tflops", "1", "--gpu", "24GB")
-    found = told(capsys, *words)
-    assert not found["fits"]
-    assert {"method": "qlora"} in found["advice"]
-    assert main(["plan", *words]) == 0
-    text = capsys.readouterr().out
-    assert "does not fit" in text
-    assert "fits with --method qlora" in text
-    assert main(["plan", "--model", "paligemma2-28b-pt-896", "--tflops", "1", "--gpu", "2", "--method", "full"]) == 0
-    assert "nothing fits" in capsys.readouterr().out
-
-
-def test_a_table_of_one_model(capsys):
-    found = told(capsys, "--model", "nano", "--gpu", "4")
-    assert [one["method"] for one in found["plans"]] == ["full", "frozen", "attention", "lora", "qlora"]
-    assert all(one["micro_batch_that_fits"] > 10 for one in found["plans"])
-    assert main(["plan", "--model", "nano", "--gpu", "4GB"]) == 0
+def test_one_model(capsys):
+    found = told(capsys, f"google/{BIG}", "--precision", "bf16", *RATES)
+    (one,) = found["plans"]
+    assert one["weights_bytes"] == 2 * VARIANTS[BIG].config.num_parameters
+    assert one["limit_tokens_per_s"] == pytest.approx(40e9 / (2 * VARIANTS[BIG].config.text.num_parameters), rel=0.02)
+    assert main(["plan", "--model", BIG, *RATES, "--gpu", "24GB"]) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines()[0].split("  ")[-1].strip() == "at a time in 4GB"
-    assert "--checkpointing" in said.err
+    assert said.out.splitlines()[0].split() == (
+        "model precision weights cache activations at most first token tokens/s limit fits".split()
+    )
+    assert len(said.out.splitlines()) == 1 + len(PRECISIONS)
+    assert "24GB: reads 40 GB/s" in said.err
 
 
-def test_answering(capsys):
-    found = told(capsys, "--task", "infer", "--gpu", "8GB")
-    assert all(one["method"] == "infer" and one["trained"] == 0 for one in found["plans"])
-    assert {one["model"] for one in found["plans"]} == {v.name for v in VARIANTS.values() if v.kind in ("pt", "nano")}
-    one = told(capsys, "--task", "infer", "--model", "nano", "--tflops", "1")
-    assert set(one["memory_bytes"]) == {"weights", "cache", "working", "logits"}
+def test_more_is_more(capsys):
+    (small,), (large,) = (
+        told(capsys, BIG, "--precision", "bf16", *RATES, *more)["plans"]
+        for more in ((), ("--batch-size", "4", "--text-tokens", "400"))
+    )
+    for name in ("cache_bytes", "activations_bytes", "first_token_s", "tokens_per_s"):
+        assert large[name] > small[name]
 
 
-def test_this_machine_is_measured(capsys):
-    assert told(capsys, "--model", "nano", "--method", "full")["matrix_flops_per_s"] > 1e8
+def test_this_machine_is_measured(capsys, monkeypatch):
+    monkeypatch.setattr("paligemma.engine.machine.READ_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr("paligemma.engine.machine.SIDE", {"cpu": 64})
+    monkeypatch.setattr("os.getloadavg", lambda: (1000.0, 0.0, 0.0))
+    found = told(capsys, "nano")
+    assert found["read_bytes_per_s"] > 1e8
+    assert set(found["matrix_ops_per_s"]) == {"bf16", "fp32", "int8"}
+    assert main(["plan", "nano", "--gpu", "24GB"]) == 0
+    said = capsys.readouterr().err
+    assert "keep this machine busy" in said
+    assert "give --tflops and --bandwidth" in said
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--model", "nanoo"], "nanoo"),
+        (["nanoo"], "nanoo"),
         (["--gpu", "large"], "such as 24GB"),
         (["--gpu", "0GB"], "such as 24GB"),
         (["--batch-size", "0"], "--batch-size 0 is too small"),
         (["--tflops", "-1"], "--tflops -1.0 is out of range"),
-        (["--task", "infer", "--method", "lora"], "leave one of them out"),
-        (["--model", "nano", "--method", "full", "--batch-size", "3", "--processes", "2"], "cannot be shared"),
-        (["--optimizer", "adam"], "adamw"),
+        (["--bandwidth", "0"], "--bandwidth 0.0 is out of range"),
+        (["--checkpointing"], "--checkpointing says how to train; add --train"),
+        (["--micro-batch", "2"], "--micro-batch says how to train"),
+        (["--precision", "int3"], "int8"),
     ],
 )
 def test_what_cannot_be_planned(words, sentence, capsys):

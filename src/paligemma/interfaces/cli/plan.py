@@ -1,11 +1,13 @@
 """`paligemma plan`: what a model takes in memory and time, before anything is loaded.
 
-Options in, a table or JSON out; the formulas are `planning.plan`'s. Cards are sold in binary units: 24GB is 24 GiB.
+Options in, a table or JSON out. Answering here, by the formulas of `engine.planning`; training in `plan_training`.
+Cards are sold in binary units: 24GB is 24 GiB.
 """
 
 import math
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
@@ -17,10 +19,13 @@ from paligemma.interfaces.cli.models import read_config
 from paligemma.interfaces.cli.options import Flag, Json, at_least
 
 if TYPE_CHECKING:
-    from paligemma.train.planning.plan import Plan, Wanted
+    from paligemma.engine.machine import Rates
+    from paligemma.engine.planning import Load
 
 Method = Literal["full", "frozen", "attention", "lora", "qlora"]
 GIB = 2**30
+NEW_TOKENS = 64  # of an answer, unless told: a caption
+BUSY = 0.5  # programs that wait for each core, from which on measurements are doubted
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:gi?b?)?", re.IGNORECASE)
 
 
@@ -30,15 +35,40 @@ class PlanOptions:
     """What is run, and how."""
 
     batch_size: int | None = None
-    """Examples of a step over all processes, or prompts answered together; by default one a process."""
-    micro_batch: int | None = None
-    """Examples at a time in one process; by default its share of the batch."""
+    """Prompts answered together, or examples of a step over all processes; by default one (a process)."""
     text_tokens: int = 128
     """Of a row, image tokens apart; half of them are the answer."""
     images: int = 1
     """Pictures of a row."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the computation."""
+    precision: Literal["bf16", "fp32", "int8", "int4", "nf4"] | None = None
+    """How weights are kept and computed; by default all for answering, bf16 for training."""
+    tflops: float | None = None
+    """Matrix rate of one device in 10^12 operations a second; by default this machine's, measured in a moment."""
+    bandwidth: float | None = None
+    """Memory read by one device in 10^9 bytes a second; by default this machine's."""
+
+    def __post_init__(self) -> None:
+        at_least("--batch-size", self.batch_size, 1)
+        at_least("--text-tokens", self.text_tokens, 2)
+        at_least("--images", self.images, 0)
+        for name in ("tflops", "bandwidth"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"--{name} {value} is out of range; give a number above 0")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Of training alone."""
+
+    train: Flag = False
+    """Plan training instead of answering; --method does so too."""
+    method: Method | None = None
+    """What is trained: everything (full), all but the image encoder (frozen), the language model's attention,
+    adapters in the language model (lora), or adapters over a 4-bit base (qlora). By default a table of all."""
+    micro_batch: int | None = None
+    """Examples at a time in one process; by default its share of the batch."""
     checkpointing: Flag = False
     """Activations are computed again in the backward pass."""
     optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
@@ -47,66 +77,47 @@ class PlanOptions:
     """Cards that share the work."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     """ddp keeps the whole model on each card, fsdp2 a part."""
+    examples: int | None = None
+    """In all, to tell the time they take."""
 
     def __post_init__(self) -> None:
-        at_least("--batch-size", self.batch_size, 1)
         at_least("--micro-batch", self.micro_batch, 1)
-        at_least("--text-tokens", self.text_tokens, 2)
-        at_least("--images", self.images, 0)
         at_least("--processes", self.processes, 1)
+        at_least("--examples", self.examples, 1)
+        given = [one.name.replace("_", "-") for one in fields(self) if getattr(self, one.name) != one.default]
+        if given and not (self.train or self.method):
+            raise UsageError(f"--{given[0]} says how to train; add --train or --method, or leave it out")
 
 
-_DEFAULT = PlanOptions()
+_ANY, _ANSWERING = PlanOptions(), TrainingOptions()
 
 
 def plan(
-    *,
     model: str | None = None,
-    task: Literal["train", "infer"] = "train",
-    method: Method | None = None,
-    options: PlanOptions = _DEFAULT,
+    *,
+    options: PlanOptions = _ANY,
+    training: TrainingOptions = _ANSWERING,
     gpu: str | None = None,
-    examples: int | None = None,
-    tflops: float | None = None,
     json: Json = False,
 ) -> None:
-    """Tell the memory and time of training or answering, before anything is loaded.
+    """Tell the memory and time of answering or training, before anything is loaded.
 
-    Without --model or --method a table of all of them; with --gpu what fits, and how many examples at a time.
+    Without a model, a table of all of them; what does not fit this machine, or --gpu, is marked.
 
     Args:
         model: published name or local directory; only its architecture is read.
-        task: train, or infer for answering.
-        method: what is trained: everything (full), all but the image encoder (frozen), the language model's attention,
-            adapters in the language model (lora), or adapters over a 4-bit base (qlora).
-        gpu: memory of one card, such as 24GB.
-        examples: in all, to tell the time they take.
-        tflops: matrix rate of one card in 10^12 operations a second; by default this machine's, measured in a second.
+        gpu: memory of one card, such as 24GB; by default what is free here.
         json: one JSON object on stdout and nothing else.
     """
-    at_least("--examples", examples, 1)
-    if tflops is not None and not 0 < tflops < math.inf:
-        raise UsageError(f"--tflops {tflops} is out of range; give a number above 0")
-    if task == "infer" and method is not None:
-        raise UsageError(f"--method {method} says how to train, but --task infer only answers; leave one of them out")
-    from paligemma.train.planning.plan import METHODS, Wanted
-    from paligemma.train.planning.plan import usable as usable_of
-
-    budget = None if gpu is None else usable_of(card_bytes(gpu))
     models = [model] if model else [v.name for v in VARIANTS.values() if v.kind in ("pt", "nano")]
-    methods = [""] if task == "infer" else [method] if method else list(METHODS)
-    given = {**vars(options), "batch_size": options.batch_size or options.processes}
-    wanted = {
-        (name, kind): Wanted(architecture=architecture_of(name), method=kind, **given)
-        for name in models
-        for kind in methods
-    }
-    if len(wanted) > 1:
-        _table(wanted, gpu, budget, json)
+    architectures = {name: architecture_of(name) for name in models}
+    budget = None if gpu is None else card_bytes(gpu)
+    if training.train or training.method:
+        from paligemma.interfaces.cli.plan_training import plan_training
+
+        plan_training(architectures, options, training, gpu, budget, json)
         return
-    ((name, _), one) = next(iter(wanted.items()))
-    rate = tflops * 1e12 if tflops else measured_rate(one.precision)
-    _one(name, one, gpu, budget, examples, rate, json)
+    plan_answers(architectures, options, gpu, budget, json)
 
 
 def architecture_of(name: str) -> Config:
@@ -127,106 +138,96 @@ def card_bytes(gpu: str) -> int:
     return round(float(found[1]) * GIB)
 
 
-def measured_rate(precision: str) -> float:
-    """Operations a second of this machine's best device."""
-    import torch
-
+def plan_answers(
+    architectures: dict[str, Config], options: PlanOptions, gpu: str | None, card: int | None, as_json: bool
+) -> None:
+    """Every architecture at every precision: memory, first token, tokens a second."""
     from paligemma.checkpoints.placement import choose_device
-    from paligemma.train.planning.speed import matrix_rate
+    from paligemma.engine.machine import free_memory, usable
+    from paligemma.engine.planning import PRECISIONS, Load
 
-    return matrix_rate(choose_device(), torch.bfloat16 if precision == "bf16" else torch.float32)
-
-
-def _table(wanted: dict[tuple[str, str], "Wanted"], gpu: str | None, budget: int | None, as_json: bool) -> None:
-    from paligemma.train.planning.plan import largest, plan
-
-    rows, facts = [], []
-    for (name, method), one in wanted.items():
-        found = plan(one)
-        fact: dict[str, Any] = {"model": name, "method": method or "infer", "trained": found.trained}
-        fact["peak_bytes"] = found.memory.peak
-        if budget is not None:
-            fact["micro_batch_that_fits"] = largest(one, budget)
-        facts.append(fact)
-        shown = [name, fact["method"], f"{found.trained:,}", _gib(found.memory.peak)]
-        rows.append(shown + ([_fitting(fact["micro_batch_that_fits"])] if budget is not None else []))
+    answer = min(NEW_TOKENS, -(-options.text_tokens // 2))
+    load = Load(
+        rows=options.batch_size or 1, images=options.images, new_tokens=answer,
+        text_tokens=options.text_tokens - answer,
+    )  # fmt: skip
+    names = [options.precision] if options.precision else list(PRECISIONS)
+    rates = rates_of(options, {PRECISIONS[name].matrix for name in names} | {"bf16"})
+    free = usable(card) if card is not None else free_memory(choose_device())
+    plans = [_facts(model, of, name, load, rates, free) for model, of in architectures.items() for name in names]
     if as_json:
-        console.print_json({"gpu": gpu, "plans": facts})
+        console.print_json({
+            "batch_size": load.rows, "prompt_text_tokens": load.text_tokens, "new_tokens": load.new_tokens, "gpu": gpu,
+            "usable_bytes": free, "read_bytes_per_s": rates.read, "matrix_ops_per_s": rates.matrix, "plans": plans,
+        })  # fmt: skip
         return
-    header = ["model", "method", "trained", "at most"] + ([f"at a time in {gpu}"] if gpu else [])
-    console.say(console.table(header, rows, right=(2, 3, 4)))
-    if budget is not None and not next(iter(wanted.values())).checkpointing:
-        console.note("with --checkpointing more fits, at about a third more time")
+    header = ["model", "precision", "weights", "cache", "activations", "at most", "first token", "tokens/s", "limit"]
+    rows = [_row(fact) for fact in plans]
+    console.say(console.table([*header, "fits" if free is not None else ""], rows, right=tuple(range(2, 9))))
+    where = gpu or "this machine"
+    console.note(f"{where}: reads {rates.read / 1e9:.3g} GB/s; " + ", ".join(
+        f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in rates.matrix.items()
+    ) + (f"; {gib(free)} usable" if free is not None else ""))  # fmt: skip
+    _doubts(gpu, options)
 
 
-def _fitting(micro_batch: int) -> str:
-    return f"{micro_batch:,}" if micro_batch else "-"
+def _doubts(gpu: str | None, options: PlanOptions) -> None:
+    """Says where measured rates are not those that count."""
+    if options.tflops and options.bandwidth:
+        return
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+    if busy > BUSY:
+        console.note(f"other programs keep this machine busy ({busy:.1f} a core), so it was measured slower than it is")
+    if gpu:
+        console.note(f"times are this machine's, not those of {gpu}: give --tflops and --bandwidth of that card")
 
 
-def _one(
-    name: str, wanted: "Wanted", gpu: str | None, budget: int | None, examples: int | None, rate: float, as_json: bool
-) -> None:  # fmt: skip
-    from paligemma.train.planning.plan import advice, largest, plan
-    from paligemma.train.planning.speed import SHARE_REACHED
+def _facts(
+    model: str, architecture: Config, precision: str, load: "Load", rates: "Rates", free: int | None
+) -> dict[str, Any]:
+    from paligemma.engine.planning import answer_plan
 
-    found = plan(wanted)
-    step_s = found.flops / (rate * SHARE_REACHED * wanted.processes)
-    facts: dict[str, Any] = {
-        "model": name, "task": "train" if wanted.method else "infer", "method": wanted.method or None,
-        "trained": found.trained, "parameters": found.total, "batch_size": found.batch_size,
-        "micro_batch": found.micro_batch, "memory_bytes": found.memory.parts(), "peak_bytes": found.memory.peak,
-        "step_flops": found.flops, "matrix_flops_per_s": rate, "step_seconds": step_s,
+    found = answer_plan(architecture, precision, load, rates)
+    return {
+        "model": model, "precision": precision, "image_size_px": architecture.vision.image_size_px,
+        "weights_bytes": found.weights, "cache_bytes": found.cache, "activations_bytes": found.activations,
+        "peak_bytes": found.peak, "first_token_s": found.first_token_s, "tokens_per_s": found.tokens_per_s(load),
+        "limit_first_token_s": found.limit_first_token_s, "limit_tokens_per_s": load.rows / found.limit_step_s,
+        "fits": None if free is None else found.peak <= free,
     }  # fmt: skip
-    if examples is not None:
-        facts["seconds"] = step_s * math.ceil(examples / found.batch_size)
-    if budget is not None:
-        facts["usable_bytes"], facts["fits"] = budget, found.memory.peak <= budget
-        facts["micro_batch_that_fits"] = largest(wanted, budget)
-        if not facts["fits"]:
-            facts["advice"] = advice(wanted, budget)
-    if as_json:
-        console.print_json(facts)
-    else:
-        console.say("\n".join(f"{label:<14}{text}" for label, text in _lines(facts, found, gpu)))
 
 
-def _lines(facts: dict[str, Any], found: "Plan", gpu: str | None) -> list[tuple[str, str]]:
-    """What is told of one plan."""
-    what = facts["method"] or "answering"
-    rate = f"{_time(facts['step_seconds'])} at half of {facts['matrix_flops_per_s']:.3g} a second"
-    lines = [
-        ("model", f"{facts['model']}, {what}, batch {found.batch_size}, {found.micro_batch} at a time"),
-        ("trained", f"{found.trained:,} of {found.total:,}"),
-        *((name, _gib(value)) for name, value in found.memory.parts().items()),
-        ("at most", f"{_gib(found.memory.peak)} at a time"),
-        ("operations", f"{found.flops:.3g}, {rate}"),
-    ]
-    if "seconds" in facts:
-        lines.append(("in all", _time(facts["seconds"])))
-    if gpu is not None:
-        most = facts["micro_batch_that_fits"]
-        usable = _gib(facts["usable_bytes"])
-        fits = "fits" if facts["fits"] else "does not fit"
-        lines.append((gpu, f"{fits} ({usable} of it usable)" + (f"; up to {most:,} at a time" if most else "")))
-        for options in facts.get("advice", []):
-            lines.append(("", f"fits with {_words(options)}"))
-        if facts.get("advice") == []:
-            lines.append(("", "nothing fits; take a larger card or a smaller model"))
-    return lines
+def _row(fact: dict[str, Any]) -> list[str]:
+    sizes = [gib(fact[f"{name}_bytes"]) for name in ("weights", "cache", "activations", "peak")]
+    speeds = [f"{fact[name]:.3g}" for name in ("tokens_per_s", "limit_tokens_per_s")]
+    fits = {None: "", True: "yes", False: "no"}[fact["fits"]]
+    return [fact["model"], fact["precision"], *sizes, duration(fact["first_token_s"]), *speeds, fits]
 
 
-def _words(options: dict[str, Any]) -> str:
-    """Options as one would type them."""
-    return " ".join(
-        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in options.items()
-    )
+def matrix_rates(options: PlanOptions, types: set[str]) -> dict[str, float]:
+    """Operations a second by name of a type: as told, else measured here, of this machine's best device."""
+    from paligemma.checkpoints.placement import choose_device
+    from paligemma.engine.machine import TYPES, matrix_rate
+
+    if options.tflops:
+        return dict.fromkeys(sorted(types), options.tflops * 1e12)
+    return {name: matrix_rate(choose_device(), TYPES[name]) for name in sorted(types)}
 
 
-def _gib(size: int) -> str:
+def rates_of(options: PlanOptions, types: set[str]) -> "Rates":
+    """The same with the bytes that are read in a second."""
+    from paligemma.checkpoints.placement import choose_device
+    from paligemma.engine.machine import Rates, read_rate
+
+    read = options.bandwidth * 1e9 if options.bandwidth else read_rate(choose_device())
+    return Rates(read=read, matrix=matrix_rates(options, types))
+
+
+def gib(size: int) -> str:
     return f"{size / GIB:.3g} GiB" if size < 100 * GIB else f"{size / GIB:,.0f} GiB"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
         if seconds >= 2 * length or unit == "ms":
             return f"{seconds / length:.3g} {unit}"

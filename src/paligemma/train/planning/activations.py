@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paligemma.config import Config, TextConfig, VisionConfig
+from paligemma.engine.planning import BFLOAT16, FLOAT32, working_bytes
 from paligemma.model.layers import BLOCK_BYTES
 from paligemma.train.planning.inventory import Inventory, Layer
 
-FLOAT32, BFLOAT16 = 4, 2
 _SHARED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}  # read the same tensor
 
 
@@ -85,7 +85,9 @@ def kept(
     if bf16 and casts and not checkpointing:
         copies += vision.depth * _casts(parts.vision, weight_bytes) * parts.vision_learns
         copies += text.depth * _casts(parts.lm, weight_bytes)
-    working = working_bytes(architecture, shape, c, residual)
+    working = working_bytes(
+        architecture, rows=shape.rows, tokens=shape.tokens, pictures=shape.pictures, c=c, residual=residual
+    )
     return Kept(
         vision=whole[0], lm=whole[1], casts=copies,
         working=working + (max(one_seen, one_read) if checkpointing else 0),
@@ -124,17 +126,6 @@ def text_scores(text: TextConfig, shape: Shape, c: int) -> int:
     if FLOAT32 * scores > BLOCK_BYTES:
         return 0
     return scores * (2 * FLOAT32 + (c if c == BFLOAT16 else 0)) + pairs
-
-
-def working_bytes(architecture: Config, shape: Shape, c: int, residual: int) -> int:
-    """The largest results beside what is kept: of an MLP and its gradients, and of one block of scores."""
-    vision, text = architecture.vision, architecture.text
-    read = shape.rows * shape.tokens * (3 * c * text.mlp_dim + 3 * FLOAT32 * text.width)
-    seen = shape.pictures * vision.num_image_tokens * (3 * c * vision.mlp_dim + 3 * residual * vision.width)
-    if text.attn_logit_softcap is not None:
-        scores = min(FLOAT32 * shape.rows * text.num_heads * shape.tokens**2, BLOCK_BYTES)
-        read = max(read, 5 * scores)
-    return max(read, seen)
 
 
 def logits_bytes(text: TextConfig, rows: int, c: int) -> int:

@@ -1,13 +1,12 @@
-"""How much memory and time training or answering will take, before anything is loaded.
+"""How much memory and time training will take, before anything is loaded.
 
     training   weights + optimizer + average, and the largest of
                  A  forward done    activations + logits (+ gradients of earlier micro-batches)
                  B  tower's turn    what the image encoder keeps + gradients of the language model and its embedding
                  C  update          gradients + what the optimizer needs for the largest tensor
-    answering  weights + key-value cache + one block at work + logits
 
 All by formula from an architecture's numbers (`inventory`, `activations`); no weight is read. Compared with what was
-measured in docs/safety-checks.md. Not done here: operations and time (`speed`).
+measured in docs/safety-checks.md. Not done here: operations and time (`speed`), answering (`engine.planning`).
 """
 
 from collections.abc import Iterator
@@ -15,21 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from paligemma.config import Config
+from paligemma.engine.planning import BFLOAT16, FLOAT32
 from paligemma.errors import UsageError
 from paligemma.train.config import LoraConfig, OptimConfig, TrainConfig
-from paligemma.train.planning.activations import BFLOAT16, FLOAT32, Kept, Shape, kept, logits_bytes, working_bytes
+from paligemma.train.planning.activations import Kept, Shape, kept
 from paligemma.train.planning.inventory import Inventory, inventory
-from paligemma.train.planning.speed import forward_flops, step_flops
+from paligemma.train.planning.speed import step_flops
 
-GIB = 2**30
 OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "sgd": 0.0}  # a trained number; sgd without momentum
 MOMENTUM_BYTES = 4.0
 # A number of the tensor being updated, for a moment: one copy. On the CPU bitsandbytes unpacks both moments, scales the
 # gradient, and makes a root and a quotient of their own.
 UPDATE_BYTES, UPDATE_BYTES_8BIT_CPU = 4, 5 * 4
 MAX_BATCH = 2**16
-# Of a card's memory: what the driver and kernels take, and what is lost between allocations.
-CUDA_CONTEXT, USABLE = 0.6 * GIB, 0.95
 
 # What people call the ways to train, as settings; also the options of `paligemma plan`.
 METHODS: dict[str, dict[str, Any]] = {
@@ -51,7 +48,6 @@ class Memory:
     average: int = 0
     activations: int = 0
     logits: int = 0
-    cache: int = 0
     working: int = 0
     peak: int
 
@@ -67,7 +63,7 @@ class Plan:
     Attributes:
         trained, total: numbers of the model.
         micro_batch: examples at a time in one process. batch_size: of a step, over all processes.
-        flops: operations of a step over all processes, or of answering one batch.
+        flops: operations of a step over all processes.
     """
 
     trained: int
@@ -148,18 +144,6 @@ def _largest_block(architecture: Config) -> int:
     return max(one, other)
 
 
-def answering(architecture: Config, shape: Shape, *, bf16: bool = True, new_tokens: int = 128) -> Memory:
-    """Bytes of answering one batch: weights, cache, the prompt's pass, and one row of logits for each answer."""
-    c = BFLOAT16 if bf16 else FLOAT32
-    text = architecture.text
-    weights = c * architecture.num_parameters
-    cache = shape.rows * (shape.tokens + new_tokens) * text.cache_bytes_per_token * c // BFLOAT16
-    working = working_bytes(architecture, shape, c, c)
-    logits = logits_bytes(text, shape.rows, c)
-    return Memory(weights=weights, cache=cache, working=working, logits=logits,
-                  peak=weights + cache + max(working, logits))  # fmt: skip
-
-
 # --- whole plans -----------------------------------------------------------------------------------------------------
 
 
@@ -168,9 +152,9 @@ class Wanted:
     """What is to be planned for one architecture.
 
     Attributes:
-        method: one of `METHODS`, or "" for answering.
+        method: one of `METHODS`.
         micro_batch: at a time in one process; default its share of the batch.
-        text_tokens: of a row, image tokens apart; half of them are learnt, or were the answer.
+        text_tokens: of a row, image tokens apart; half of them are learnt.
         device: what it runs on, "cuda" or "cpu".
     """
 
@@ -202,7 +186,7 @@ class Wanted:
 
 
 def plan(wanted: Wanted) -> Plan:
-    """Memory and operations of training by a method, or without one of answering.
+    """Memory and operations of training by a method.
 
     Raises:
         UsageError: a batch that cannot be shared.
@@ -213,8 +197,6 @@ def plan(wanted: Wanted) -> Plan:
         )
     share = wanted.batch_size // wanted.processes
     micro = min(wanted.micro_batch or share, share)
-    if not wanted.method:
-        return _plan_answers(wanted, micro)
     config, shape = wanted.config(), wanted.shape(micro, -(-wanted.text_tokens // 2))
     memory = training(wanted.architecture, config, shape, processes=wanted.processes, device=wanted.device)
     parts = inventory(wanted.architecture, config)
@@ -223,23 +205,6 @@ def plan(wanted: Wanted) -> Plan:
         batch_size=wanted.batch_size, memory=memory,
         flops=step_flops(wanted.architecture, config, shape) * wanted.batch_size / micro,
     )  # fmt: skip
-
-
-def _plan_answers(wanted: Wanted, rows: int) -> Plan:
-    architecture, new = wanted.architecture, -(-wanted.text_tokens // 2)
-    shape = wanted.shape(rows, 1)
-    vision, text = forward_flops(architecture, shape)
-    memory = answering(architecture, shape, bf16=wanted.precision == "bf16", new_tokens=new)
-    later = 2.0 * architecture.text.num_parameters * rows * new
-    return Plan(
-        trained=0, total=architecture.num_parameters, micro_batch=rows, batch_size=wanted.batch_size, memory=memory,
-        flops=(vision + text + later) * wanted.batch_size / rows,
-    )  # fmt: skip
-
-
-def usable(card_bytes: int) -> int:
-    """What of a card's memory tensors can have."""
-    return max(0, round(USABLE * (card_bytes - CUDA_CONTEXT)))
 
 
 def largest(wanted: Wanted, budget: int) -> int:
@@ -266,7 +231,7 @@ def advice(wanted: Wanted, budget: int) -> list[dict[str, Any]]:
     In order: fewer examples at a time, activations computed again, an 8-bit optimizer, more cards, another method.
     """
     found = []
-    for method in dict.fromkeys((wanted.method, *METHODS)) if wanted.method else ("",):
+    for method in dict.fromkeys((wanted.method, *METHODS)):
         for change in _changes(wanted):
             options = {"method": method} | change if method != wanted.method else change
             if options and plan(replace(wanted, **options)).memory.peak <= budget:
@@ -279,8 +244,6 @@ def _changes(wanted: Wanted) -> Iterator[dict[str, Any]]:
     """What can be changed about a run without learning anything else, the cheapest first."""
     yield {}
     yield {"micro_batch": 1}
-    if not wanted.method:
-        return
     yield {"checkpointing": True}
     yield {"micro_batch": 1, "checkpointing": True}
     yield {"micro_batch": 1, "checkpointing": True, "optimizer": "adamw8bit"}

@@ -1,0 +1,156 @@
+"""What answering takes in memory and time, by formula, before anything is loaded.
+
+    memory   weights + key-value cache + the largest of: image tower at work, one block of the decoder at work, logits
+    time     prompt: matrix products over the matrix rate; each token after it: bytes of the decoder over the read rate
+
+In: an architecture, a precision of `PRECISIONS`, a load and a machine's `Rates`. Out: bytes and seconds. How much of a
+machine's rates the engine reaches is measured (`reached`, from benchmarks/bench.py; docs/plan.md compares). Not done
+here: training (`train.planning`), measuring the machine (`machine`).
+"""
+
+from dataclasses import dataclass
+
+from paligemma.config import Config
+from paligemma.engine.machine import Rates
+from paligemma.engine.runner import IMAGES_AT_ONCE
+from paligemma.model.layers import BLOCK_BYTES
+
+FLOAT32, BFLOAT16 = 4, 2
+SCORES_HELD = 5  # blocks of attention scores that exist at a time while they are capped, masked and summed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How weights are kept and computed.
+
+    Attributes:
+        bits: of a number of the decoder and of the vocabulary, with its scales; the image tower is never quantised.
+        computed: bytes of a computed number. matrix: whose rate of `Rates.matrix` bounds the decoder's products.
+        reached: shares of the matrix rate in a prompt and of the read rate in a step that the engine was seen to reach.
+    """
+
+    bits: float
+    computed: int
+    matrix: str
+    reached: tuple[float, float]
+
+
+PRECISIONS: dict[str, Precision] = {
+    "bf16": Precision(bits=16, computed=BFLOAT16, matrix="bf16", reached=(0.75, 0.35)),
+    "fp32": Precision(bits=32, computed=FLOAT32, matrix="fp32", reached=(0.75, 0.40)),
+    "int8": Precision(bits=8, computed=BFLOAT16, matrix="int8", reached=(0.5, 0.5)),
+    "int4": Precision(bits=4.5, computed=BFLOAT16, matrix="int8", reached=(0.4, 0.5)),
+    "nf4": Precision(bits=4.5, computed=BFLOAT16, matrix="bf16", reached=(0.5, 0.1)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is asked at a time: rows of so many text tokens and pictures, and so many new tokens for each."""
+
+    rows: int = 1
+    text_tokens: int = 64
+    images: int = 1
+    new_tokens: int = 64
+
+    def tokens(self, architecture: Config) -> int:
+        """Of one prompt, image tokens included."""
+        return self.images * architecture.vision.num_image_tokens + self.text_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPlan:
+    """Bytes, and seconds on one machine.
+
+    Attributes:
+        activations: the largest intermediate results, logits included. first_token_s: of the whole batch.
+        step_s: of each later token of all rows. limit_first_token_s, limit_step_s: at the machine's full rates.
+    """
+
+    weights: int
+    cache: int
+    activations: int
+    first_token_s: float
+    step_s: float
+    limit_first_token_s: float
+    limit_step_s: float
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.cache + self.activations
+
+    def tokens_per_s(self, load: Load) -> float:
+        """Of all rows together, while they are decoded."""
+        return load.rows / self.step_s
+
+
+def answer_plan(architecture: Config, name: str, load: Load, rates: Rates) -> AnswerPlan:
+    """The plan of answering at a precision of `PRECISIONS`."""
+    precision = PRECISIONS[name]
+    tokens, pictures = load.tokens(architecture), load.rows * load.images
+    tower = "fp32" if precision.computed == FLOAT32 else "bf16"
+    vision, text = forward_flops(architecture, rows=load.rows, tokens=tokens, pictures=pictures)
+    prompt = vision / rates.matrix[tower] + text / rates.matrix[precision.matrix]
+    cache = cache_bytes(architecture, load, precision)
+    count = architecture.text.num_parameters
+    read = (count * precision.bits / 8 + cache) / rates.read
+    step = max(read, 2.0 * count * load.rows / rates.matrix[precision.matrix])
+    of_prompt, of_step = precision.reached
+    return AnswerPlan(
+        weights=weight_bytes(architecture, precision), cache=cache,
+        activations=activation_bytes(architecture, load, precision),
+        first_token_s=prompt / of_prompt, step_s=step / of_step, limit_first_token_s=prompt, limit_step_s=step,
+    )  # fmt: skip
+
+
+def weight_bytes(architecture: Config, precision: Precision) -> int:
+    """Of all weights; the vocabulary's matrix is there once, for both its uses."""
+    text = architecture.text
+    norms = text.width * (text.depth * text.num_norms + 1)
+    rest = architecture.num_parameters - text.num_parameters + norms
+    return round((text.num_parameters - norms) * precision.bits / 8) + precision.computed * rest
+
+
+def cache_bytes(architecture: Config, load: Load, precision: Precision) -> int:
+    """Of keys and values of all rows to the end of their answers."""
+    slots = load.rows * (load.tokens(architecture) + load.new_tokens)
+    return slots * architecture.text.cache_bytes_per_token * precision.computed // BFLOAT16
+
+
+def activation_bytes(architecture: Config, load: Load, precision: Precision) -> int:
+    """The most that exists beside weights and cache at one time of a prompt's pass."""
+    c, text = precision.computed, architecture.text
+    pictures = min(load.rows * load.images, IMAGES_AT_ONCE)
+    working = working_bytes(
+        architecture, rows=load.rows, tokens=load.tokens(architecture), pictures=pictures, c=c, residual=c
+    )
+    logits = load.rows * text.embedding_rows * (FLOAT32 + c * (3 if text.final_logit_softcap is not None else 1))
+    return max(working, logits)
+
+
+def working_bytes(
+    architecture: Config, *, rows: int, tokens: int, pictures: int, c: int, residual: int
+) -> int:  # fmt: skip
+    """The largest results of one block: of an MLP, and of one block of attention scores.
+
+    Args:
+        tokens: of a row. c: bytes of a computed number. residual: of a number of the residual stream.
+    """
+    vision, text = architecture.vision, architecture.text
+    read = rows * tokens * (3 * c * text.mlp_dim + 3 * FLOAT32 * text.width)
+    seen = pictures * vision.num_image_tokens * (3 * c * vision.mlp_dim + 3 * residual * vision.width)
+    if text.attn_logit_softcap is not None:
+        scores = min(FLOAT32 * rows * text.num_heads * tokens**2, BLOCK_BYTES)
+        read = max(read, SCORES_HELD * scores)
+    return max(read, seen)
+
+
+def forward_flops(architecture: Config, *, rows: int, tokens: int, pictures: int) -> tuple[float, float]:
+    """Operations of both towers for one batch, two for each product that is added up; without the head."""
+    vision, text = architecture.vision, architecture.text
+    patches = pictures * vision.num_image_tokens
+    seen = 2.0 * patches * vision.num_parameters + 4.0 * patches * vision.num_image_tokens * vision.width * vision.depth
+    read = rows * tokens
+    matrices = text.num_parameters - text.embedding_rows * text.width
+    attention = 4.0 * read * tokens * text.num_heads * text.head_dim * text.depth
+    return seen, 2.0 * read * matrices + attention

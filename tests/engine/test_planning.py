@@ -1,0 +1,79 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.oracle import TINY, draw_model, draw_prompt
+from torch.utils.flop_counter import FlopCounterMode
+
+from paligemma.config import VARIANTS
+from paligemma.engine.machine import TYPES, Rates
+from paligemma.engine.planning import (
+    PRECISIONS,
+    Load,
+    activation_bytes,
+    answer_plan,
+    cache_bytes,
+    forward_flops,
+    weight_bytes,
+)  # fmt: skip
+
+BIG = VARIANTS["paligemma2-3b-pt-224"].config
+RATES = Rates(read=4e10, matrix={"bf16": 3.6e11, "fp32": 1.5e11, "int8": 7e11})
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp32"])
+@pytest.mark.parametrize("generation", list(TINY))
+def test_weights_are_those_of_the_model(name, generation):
+    model = draw_model(TINY[generation]).to(TYPES[name])
+    real = sum(one.numel() * one.itemsize for one in model.parameters())
+    assert weight_bytes(TINY[generation], PRECISIONS[name]) == real
+
+
+def test_fewer_bits_take_less():
+    sizes = {name: weight_bytes(BIG, precision) for name, precision in PRECISIONS.items()}
+    assert sizes["int4"] < sizes["int8"] < sizes["bf16"] < sizes["fp32"]
+    tower = 2 * BIG.vision.num_parameters
+    assert sizes["int4"] - tower == pytest.approx((sizes["bf16"] - tower) * 4.5 / 16, rel=0.02)
+
+
+def test_a_cache_is_as_long_as_the_answers():
+    load = Load(rows=3, text_tokens=20, new_tokens=12)
+    slots = 3 * (256 + 20 + 12)
+    assert cache_bytes(BIG, load, PRECISIONS["bf16"]) == slots * BIG.text.cache_bytes_per_token
+    assert cache_bytes(BIG, load, PRECISIONS["int4"]) == slots * BIG.text.cache_bytes_per_token
+    assert cache_bytes(BIG, load, PRECISIONS["fp32"]) == 2 * slots * BIG.text.cache_bytes_per_token
+
+
+def test_activations_grow_with_the_picture_and_no_faster():
+    sizes = [activation_bytes(BIG.at_resolution(px), Load(), PRECISIONS["bf16"]) for px in (224, 448, 896)]
+    assert sizes[0] <= sizes[1] < sizes[2] < 17 * sizes[0]
+    one, sixteen, more = (activation_bytes(BIG, Load(rows=rows), PRECISIONS["bf16"]) for rows in (1, 16, 32))
+    assert one < sixteen < more
+
+
+def test_operations_are_those_torch_counts():
+    model = draw_model(TINY[2])
+    prompt = draw_prompt(TINY[2], 1, 4, seed=0)
+    tokens = prompt.tokens[None]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.hidden(tokens, prompt.pixels)
+    told = sum(forward_flops(TINY[2], rows=1, tokens=tokens.shape[1], pictures=1))
+    assert told == pytest.approx(counter.get_total_flops(), rel=0.15)
+
+
+@pytest.mark.parametrize("name", list(PRECISIONS))
+def test_a_plan_stays_below_the_limits(name):
+    load = Load()
+    plan = answer_plan(BIG, name, load, RATES)
+    assert plan.first_token_s > plan.limit_first_token_s
+    assert plan.step_s > plan.limit_step_s
+    assert plan.tokens_per_s(load) == 1 / plan.step_s
+    assert plan.peak == plan.weights + plan.cache + plan.activations
+
+
+def test_a_step_of_one_row_is_bound_by_reading_and_of_many_by_products():
+    one, many = (answer_plan(BIG, "bf16", Load(rows=rows), RATES).limit_step_s for rows in (1, 512))
+    assert one == pytest.approx((2 * BIG.text.num_parameters + cache_bytes(BIG, Load(), PRECISIONS["bf16"])) / 4e10)
+    assert many == pytest.approx(2 * BIG.text.num_parameters * 512 / 3.6e11)
+    faster = answer_plan(BIG, "bf16", Load(), replace(RATES, read=8e10)).limit_step_s
+    assert faster == pytest.approx(one / 2)
