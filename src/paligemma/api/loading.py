@@ -19,13 +19,12 @@ from paligemma.checkpoints.fingerprint import fingerprint
 from paligemma.checkpoints.hub import CALIBRATION
 from paligemma.checkpoints.load import Opened, at_resolution, build_model, open_checkpoint
 from paligemma.checkpoints.placement import choose_device, choose_dtype
+from paligemma.checkpoints.processing import load_processor
 from paligemma.checkpoints.tensors import common_dtype
-from paligemma.config import VARIANTS, did_you_mean
+from paligemma.config import VARIANTS
 from paligemma.errors import CheckpointError, UnavailableError, UsageError
 from paligemma.metrics.calibration import Calibration
-from paligemma.pixels import RESIZES
 from paligemma.processor import Processor
-from paligemma.tokenizer import Tokenizer
 
 
 def load(
@@ -94,20 +93,7 @@ def _processor(opened: Opened, size_px: int, tokenizer: str | os.PathLike[str] |
             f"{opened.path} comes without a tokenizer; put tokenizer.json or tokenizer.model beside it, or give "
             "tokenizer=PATH"
         )
-    # the file's "bilinear" is Pillow's, which averages when it shrinks; the one of RESIZES is big_vision's without
-    stored_resize = {"bilinear": "bilinear-antialias"}.get(opened.image.resize, opened.image.resize)
-    processor = Processor(
-        Tokenizer.load(words), image_size_px=size_px,
-        num_image_tokens=opened.config.at_resolution(size_px).vision.num_image_tokens, resize=resize or stored_resize,
-    )  # fmt: skip
-    if processor.resize not in RESIZES:
-        raise UsageError(f"unknown resize {processor.resize!r}{did_you_mean(processor.resize, RESIZES)}")
-    if processor.tokenizer.vocab_size > opened.config.text.embedding_rows:
-        raise CheckpointError(
-            f"the tokenizer at {words} has {processor.tokenizer.vocab_size} ids, but the model only "
-            f"{opened.config.text.embedding_rows} rows; use the tokenizer that belongs to this model"
-        )
-    return processor
+    return load_processor(opened.config.at_resolution(size_px), opened.image, words, resize=resize)
 
 
 def base_and_adapter(

@@ -15,18 +15,16 @@ import torch
 from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
 from paligemma.checkpoints.load import at_resolution, build_model, open_checkpoint
+from paligemma.checkpoints.processing import load_processor
 from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import Config
-from paligemma.errors import CheckpointError, UnavailableError
+from paligemma.errors import UnavailableError
 from paligemma.model import PaliGemmaModel
 from paligemma.processor import Processor
-from paligemma.tokenizer import Tokenizer
 from paligemma.train.config import TrainConfig
 from paligemma.train.pretraining.scratch import initialise
 
 SCRATCH = "scratch:"
-# The filter a file calls bilinear is Pillow's, which averages as it shrinks; `pixels` knows that of TensorFlow too.
-_RESIZE = {"bilinear": "bilinear-antialias"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,26 +73,16 @@ def begin(config: TrainConfig, *, frozen_float32: bool = False) -> Start:
     scratch = config.model.startswith(SCRATCH)
     found = _find_architecture(config) if scratch else _find(config.model)
     wanted = found.config.at_resolution(config.image_size_px or found.config.vision.image_size_px)
-    tokenizer = Tokenizer.load(found.tokenizer_path)
-    if tokenizer.vocab_size > wanted.text.embedding_rows:
-        raise CheckpointError(
-            f"the tokenizer at {found.tokenizer_path} has {tokenizer.vocab_size} ids, but the model only "
-            f"{wanted.text.embedding_rows} rows; use the tokenizer that belongs to this model"
-        )
+    processor = load_processor(wanted, found.image, found.tokenizer_path)
     if scratch:
-        model, dtype = from_nothing(wanted, config.seed, tokenizer.loc_start), torch.float32
+        model, dtype = from_nothing(wanted, config.seed, processor.tokenizer.loc_start), torch.float32
     else:
         opened = open_checkpoint(found.path)
         dtype = common_dtype(opened.tensors)
         keeps = config.lora is not None and not frozen_float32 and config.precision == "bf16"
         model = build_model(opened, dtype if keeps and dtype != torch.float16 else torch.float32)
         model = at_resolution(model, wanted.vision.image_size_px)
-    vision = wanted.vision
-    image = replace(found.image, size_px=vision.image_size_px)
-    processor = Processor(
-        tokenizer, image_size_px=vision.image_size_px, num_image_tokens=vision.num_image_tokens,
-        resize=_RESIZE.get(image.resize, image.resize),
-    )  # fmt: skip
+    image = replace(found.image, size_px=wanted.vision.image_size_px)
     return Start(
         model=model, processor=processor, dtype=dtype, image=image, image_token_id=found.image_token_id,
         tokenizer_path=found.tokenizer_path, codec_path=find_codec(found.path),
