@@ -9,9 +9,11 @@ and the matrix rate are measured first. `of_limit` is, for decoding, weights and
 bandwidth; for the prefill, multiplications over the matrix rate. A case that does not fit the time or the memory is
 reported as skipped, with its reason.
 
-    graphs      recorded passes, our kernels        compiled    the same, fused by TorchInductor
-    eager       our engine without recording        hf-eager    generate() as it comes
-    hf-static   generate() with its static cache, which compiles
+    graphs      recorded passes with our kernels    plain       recorded passes without them
+    compiled    those, fused by TorchInductor       eager       our kernels without recording
+    hf-eager    generate() as it comes              hf-static   generate() with its static cache, which compiles
+
+Before the cases, every kernel is timed beside what PyTorch has; `--case` with no name times only those.
 """
 
 import argparse
@@ -20,20 +22,23 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from paligemma.config import IMAGE_SLOT, Config
 from paligemma.engine import Engine, Sampling
 from paligemma.model import PaliGemmaModel
+from paligemma.model.fused import plain
+from paligemma.model.layers import AttentionMask, RMSNorm, attend
 from paligemma.processor import Encoded
 
 SIZES = {"3b": "paligemma2-3b-pt", "10b": "paligemma2-10b-pt", "28b": "paligemma2-28b-pt"}
-SIDES = ("graphs", "compiled", "eager", "hf-eager", "hf-static")
-DEFAULT_SIDES = ("graphs", "eager", "hf-eager", "hf-static")
+SIDES = ("graphs", "plain", "compiled", "eager", "hf-eager", "hf-static")
+DEFAULT_SIDES = ("graphs", "plain", "hf-eager", "hf-static")
 WORDS, NEW = 14, 64
 CASES = [f"{size}-{px}-b{batch}" for size in SIZES for px in (224, 448, 896) for batch in (1, 8, 64)]
 FIRST = ["3b-224-b1", "3b-448-b64", "3b-224-b64", "3b-224-b8", "10b-224-b1", "28b-224-b1"]  # what says most
@@ -41,7 +46,7 @@ FIRST = ["3b-224-b1", "3b-448-b64", "3b-224-b64", "3b-224-b8", "10b-224-b1", "28
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs="+", choices=CASES, default=[*FIRST, *(c for c in CASES if c not in FIRST)])
+    parser.add_argument("--case", nargs="*", choices=CASES, default=[*FIRST, *(c for c in CASES if c not in FIRST)])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(DEFAULT_SIDES))
     parser.add_argument("--minutes", type=float, default=9.0, help="begin no side after so long")
     parser.add_argument("--json", type=Path)
@@ -54,6 +59,9 @@ def main() -> None:
     deadline = time.monotonic() + 60 * arguments.minutes
     report: dict[str, Any] = {"machine": machine(), "limits": limits(), "cases": []}
     print(json.dumps({**report["machine"], **report["limits"]}), flush=True)
+    report["kernels"] = list(kernels(report["limits"]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     bench = Bench(report["limits"], deadline)
     for case in arguments.case:
         for side in arguments.sides:
@@ -80,7 +88,7 @@ def with_ratios(report: dict[str, Any]) -> dict[str, Any]:
     ratios = []
     for case in dict.fromkeys(row["case"] for row in report["cases"]):
         rows = {row["side"]: row for row in report["cases"] if row["case"] == case and "skipped" not in row}
-        mine = [rows[side] for side in ("graphs", "compiled") if side in rows]
+        mine = [rows[side] for side in ("graphs", "plain", "compiled") if side in rows]
         for peer in ("hf-eager", "hf-static"):
             if mine and peer in rows:
                 for what, of_limit in (("ms_per_token", "decode_of_limit"), ("ttft_s", "prefill_of_limit")):
@@ -134,6 +142,108 @@ def matrix_rate(side: int) -> float:
     return 2 * side**3 / seconds_of(lambda: a @ b)
 
 
+# --- kernels --------------------------------------------------------------------------------------------------------
+
+
+def kernels(limits: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """Microseconds in a recorded pass of each kernel and of PyTorch's own, and the share of the limit ours reaches."""
+    with torch.inference_mode():
+        for name, run, theirs, amount, limit in kernel_cases():
+            try:
+                ours_s, theirs_s = recorded_seconds(run), recorded_seconds(theirs)
+            except Exception as error:  # one that fails is a finding of its own
+                print(f"{name:32} failed: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                continue
+            row = {
+                "kernel": name,
+                "us": ours_s * 1e6,
+                "torch_us": theirs_s * 1e6,
+                "of_limit": amount / ours_s / limits[limit],
+            }
+            print(
+                f"{name:32} {row['us']:9.1f} us   torch {row['torch_us']:9.1f} us   {row['of_limit']:.2f} of the limit"
+            )
+            yield row
+            forget()
+
+
+def kernel_cases() -> Iterator[tuple[str, Callable[[], object], Callable[[], object], float, str]]:
+    """Name, our function, PyTorch's, bytes or operations, and which limit they are held against."""
+    from paligemma.model import triton_kernels
+
+    def half(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * 0.02
+
+    for name, width, counts in (
+        ("matvec qkv 3b", 2304, (2048, 1024, 1024)), ("matvec o 3b", 2048, (2304,)), ("matvec down 3b", 9216, (2304,)),
+        ("matvec head 3b", 2304, (257216,)), ("matvec qkv 10b", 3584, (4096, 2048, 2048)),
+    ):  # fmt: skip
+        x, weights = half(1, 1, width), Turns([[half(count, width) for count in counts] for _ in range(8)])
+        joined = Turns([torch.cat(own) for own in weights.all])
+        yield (
+            name, lambda x=x, w=weights: triton_kernels.matvec(x, *w()), lambda x=x, w=joined: F.linear(x, w()),
+            2 * width * sum(counts), "copy_bytes_per_s",
+        )  # fmt: skip
+    x, pairs = half(1, 1, 2304), Turns([(half(9216, 2304), half(9216, 2304)) for _ in range(8)])
+    yield (
+        "gated matvec 3b", lambda: triton_kernels.gated_matvec(x, *pairs()), lambda: [F.linear(x, w) for w in pairs()],
+        4 * 2304 * 9216, "copy_bytes_per_s",
+    )  # fmt: skip
+    norm, wide = RMSNorm(2304, 1e-6).cuda().bfloat16(), half(64 * 1038, 2304)
+    yield "norm of 66,432 rows", lambda: norm(wide), plainly(lambda: norm(wide)), 4 * wide.numel(), "copy_bytes_per_s"
+    gate, up = half(16_384, 9216), half(16_384, 9216)
+    yield (
+        "geglu of 16,384 rows", lambda: triton_kernels.geglu(gate, up),
+        lambda: F.gelu(gate, approximate="tanh") * up, 6 * gate.numel(), "copy_bytes_per_s",
+    )  # fmt: skip
+    for batch, queries, keys in ((1, 1, 512), (64, 1, 512), (8, 1, 4608), (8, 1038, 1038), (1, 4110, 4110)):
+        q, k, v = half(batch, 8, queries, 256), half(batch, 4, keys, 256), half(batch, 4, keys, 256)
+        step = torch.arange(keys, device="cuda").repeat(batch, 1)
+        mask = AttentionMask(step[:, keys - queries :], step[:, keys - queries :], step, step, step >= 0)
+        whole = AttentionMask(step * 0, step, step * 0, step, step >= 0) if queries > 1 else mask
+
+        def run(q: Any = q, k: Any = k, v: Any = v, mask: Any = whole) -> object:
+            return attend(q, k, v, scale=1 / 16, softcap=50.0, mask=mask)
+
+        amount = 4 * batch * keys * 4 * 256 if queries == 1 else 4 * batch * 8 * queries * keys * 256
+        limit = "copy_bytes_per_s" if queries == 1 else "bf16_flops"
+        yield f"attention {batch} x {queries} x {keys}", run, plainly(run), amount, limit
+
+
+class Turns:
+    """One thing after another, so that no cache remembers the last."""
+
+    def __init__(self, all: list[Any]):
+        self.all, self.turn = all, 0
+
+    def __call__(self) -> Any:
+        self.turn += 1
+        return self.all[self.turn % len(self.all)]
+
+
+def plainly(run: Callable[[], object]) -> Callable[[], object]:
+    def without_kernels() -> object:
+        with plain():
+            return run()
+
+    return without_kernels
+
+
+def recorded_seconds(run: Callable[[], object], times: int = 16) -> float:
+    """Seconds of one of `times` runs that are recorded together, so that launching costs nothing."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            run()
+    return seconds_of(graph.replay) / times
+
+
 # --- sides ----------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +267,7 @@ class Bench:
         try:
             model = self._model(size, int(px), config, theirs=side.startswith("hf"))
             run = {"hf-eager": hf, "hf-static": hf}.get(side, ours)
-            with torch.inference_mode():
+            with torch.inference_mode(), plain() if side in ("plain", "compiled") else nullcontext():
                 return self._figures(config, rows, run(model, config, rows, side))
         except Exception as error:  # a side that fails is a finding of its own
             return {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"}

@@ -5,6 +5,7 @@ Not done here: sampling, text, cache layout (a cache is anything with `update`).
 `models/ppp/gemma.py`, Gemma 2 report. npz paths stand beside each parameter.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import TextConfig
-from paligemma.model.layers import AttentionMask, RMSNorm, attend, rotary_angles, rotate
+from paligemma.model.fused import kernels, matvec_kernels
+from paligemma.model.layers import AttentionMask, RMSNorm, add_and_norm, attend, rotary_angles, rotate
 
 
 class Cache(Protocol):
@@ -21,6 +23,13 @@ class Cache(Protocol):
     def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
         """Stores this call's keys (after rotation) and values; returns all of the layer's, [B, K, S, H]."""
         ...
+
+
+def project(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer's outputs, for one row by a kernel that reads the weights as fast as they come."""
+    fast = matvec_kernels(x, layer)
+    projected: Tensor = fast.matvec(x, layer.weight) if fast else layer(x)
+    return projected
 
 
 class Attention(nn.Module):
@@ -35,10 +44,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: AttentionMask, cache: Cache | None) -> Tensor:
         config = self.config
-        q, k, v = (
-            proj(x).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (part.unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for part in self._projected(x))
         q, k = rotate(q, angles), rotate(k, angles)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
@@ -46,7 +52,14 @@ class Attention(nn.Module):
             q, k, v,
             scale=config.query_scale, softcap=config.attn_logit_softcap, mask=mask, window=config.window(self.layer),
         )  # fmt: skip
-        return self.o_proj(attended.transpose(1, 2).flatten(-2))
+        return project(self.o_proj, attended.transpose(1, 2).flatten(-2))
+
+    def _projected(self, x: Tensor) -> Sequence[Tensor]:
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        if fast := matvec_kernels(x, *layers):
+            joined: Tensor = fast.matvec(x, *(layer.weight for layer in layers))
+            return joined.split([len(layer.weight) for layer in layers], dim=-1)
+        return [layer(x) for layer in layers]
 
 
 class MLP(nn.Module):
@@ -59,7 +72,17 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.mlp_dim, config.width, bias=False)  # mlp/linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+        return project(self.down_proj, self._gated(x))
+
+    def _gated(self, x: Tensor) -> Tensor:
+        if fast := matvec_kernels(x, self.gate_proj, self.up_proj):
+            gated: Tensor = fast.gated_matvec(x, self.gate_proj.weight, self.up_proj.weight)
+            return gated
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if fast := kernels(gate):
+            gated = fast.geglu(gate, up)
+            return gated
+        return F.gelu(gate, approximate="tanh") * up
 
 
 class Block(nn.Module):
@@ -78,9 +101,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: AttentionMask, cache: Cache | None) -> Tensor:
         attended = self.self_attn(self.pre_attention_norm(x), angles, mask, cache)
-        x = x + (self.post_attention_norm(attended) if self.post_attention_norm else attended)
-        mlp_out = self.mlp(self.pre_ffw_norm(x))
-        return x + (self.post_ffw_norm(mlp_out) if self.post_ffw_norm else mlp_out)
+        x, normed = add_and_norm(x, attended, self.post_attention_norm, self.pre_ffw_norm)
+        return add_and_norm(x, self.mlp(normed), self.post_ffw_norm, None)[0]
 
 
 class LanguageModel(nn.Module):
@@ -110,6 +132,7 @@ class LanguageModel(nn.Module):
         `rows` scores these tokens alone.
         """
         weight = self.embed_tokens.weight if rows is None else self.embed_tokens.weight[rows].to(hidden.dtype)
-        scores = F.linear(hidden, weight)
+        fast = kernels(hidden) if hidden.numel() == hidden.shape[-1] else None
+        scores = fast.matvec(hidden, weight) if fast else F.linear(hidden, weight)
         cap = self.config.final_logit_softcap
         return cap * torch.tanh(scores / cap) if softcap and cap is not None else scores

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from paligemma.model.fused import kernels
+
 MASKED = -2.3819763e38  # finite, so that a row that sees nothing gives a uniform distribution instead of NaN
 BLOCK_BYTES = 64 * 2**20  # of float32 scores held at a time
 CUDA_BLOCK_BYTES = 2 * 2**30  # there a block is a launch, and memory is not shared with the rest of the machine
@@ -28,9 +30,21 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if fast := kernels(x):
+            normed: Tensor = fast.rms_norm(x, self.weight, self.eps)
+            return normed
         x32 = x.float()
-        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return (normed * (1.0 + self.weight.float())).to(x.dtype)
+        scaled = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return (scaled * (1.0 + self.weight.float())).to(x.dtype)
+
+
+def add_and_norm(x: Tensor, change: Tensor, post: RMSNorm | None, after: RMSNorm | None) -> tuple[Tensor, Tensor]:
+    """The residual stream after a change, which `post` norms first, and what `after` makes of it (or itself again)."""
+    if fast := kernels(x):
+        total, normed = fast.add_norm(x, change, post and (post.weight, post.eps), after and (after.weight, after.eps))
+        return total, normed
+    x = x + (change if post is None else post(change))
+    return x, x if after is None else after(x)
 
 
 def rotary_angles(position_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -43,6 +57,9 @@ def rotary_angles(position_BT: Tensor, head_dim: int, theta: float) -> tuple[Ten
 def rotate(x_BNTH: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Rotates the two halves of each head (not interleaved pairs) by their position's angle."""
     cos, sin = angles
+    if fast := kernels(x_BNTH):
+        rotated: Tensor = fast.rotate(x_BNTH, cos, sin)
+        return rotated
     first, second = x_BNTH.float().chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BNTH.dtype)
 
@@ -119,6 +136,13 @@ def attend(
     window: int | None = None,
 ) -> Tensor:
     """Attention with grouped heads, optional soft-cap and mask; returns [B, N, T, H]. `mask=None` sees everything."""
+    if mask is not None and mask.query_segment is None and (fast := kernels(q_BNTH)):
+        attended: Tensor = fast.attend(
+            q_BNTH, k_BKSH, v_BKSH, scale=scale, softcap=softcap, window=window,
+            query_step=mask.query_step, query_position=mask.query_position,
+            key_step=mask.key_step, key_position=mask.key_position, key_valid=mask.key_valid,
+        )  # fmt: skip
+        return attended
     batch, num_heads, length, _ = q_BNTH.shape
     row_bytes = 4 * batch * num_heads * k_BKSH.shape[2]
     held = CUDA_BLOCK_BYTES if q_BNTH.is_cuda else BLOCK_BYTES
@@ -131,8 +155,7 @@ def attend(
         q = q_BNTH[:, :, start : start + block]
         seen = None if mask is None else mask.rows(start, start + q.shape[2], window)
         if softcap is None:
-            grouped = num_heads != k_BKSH.shape[1]
-            return F.scaled_dot_product_attention(q, k_BKSH, v_BKSH, seen, scale=scale, enable_gqa=grouped)
+            return _attend(q, k_BKSH, v_BKSH, seen, scale)
         return _attend_softcapped(q, k_BKSH, v_BKSH, seen, scale, softcap)
 
     starts = range(0, length, block)
@@ -141,6 +164,19 @@ def attend(
     if torch.is_grad_enabled() and q_BNTH.requires_grad:  # keep the promise in the backward pass too
         return torch.cat([checkpoint(one_block, start, use_reentrant=False) for start in starts], dim=2)
     return torch.cat([one_block(start) for start in starts], dim=2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) -> Tensor:
+    """torch's kernel. To be trained on a CPU it runs in float32: its backward in bfloat16 takes three times as long."""
+    grouped = q.shape[1] != k.shape[1]
+    wanted = [part.dtype for part in (q, k, v)] == [torch.bfloat16] * 3 and q.device.type == "cpu" and q.requires_grad
+    if not wanted or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, seen, scale=scale, enable_gqa=grouped)
+    with torch.autocast("cpu", enabled=False):
+        attended = F.scaled_dot_product_attention(
+            q.float(), k.float(), v.float(), seen, scale=scale, enable_gqa=grouped
+        )
+    return attended.to(q.dtype)
 
 
 def _attend_softcapped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float, softcap: float) -> Tensor:

@@ -1,0 +1,52 @@
+"""Whether the kernels of `triton_kernels.py` take a piece of work; each caller has the same in plain PyTorch beside it.
+
+In: the tensors at hand. Out: the module with the kernels, or None. They take 16-bit numbers on CUDA without gradients;
+everything else, and everything where Triton is not installed or PALIGEMMA_NATIVE is 0, goes the plain way.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+HALF = (torch.bfloat16, torch.float16)
+_wanted = os.environ.get("PALIGEMMA_NATIVE") != "0"
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Without the kernels inside; passes recorded before keep theirs."""
+    global _wanted
+    before, _wanted = _wanted, False
+    try:
+        yield
+    finally:
+        _wanted = before
+
+
+def kernels(x: Tensor) -> ModuleType | None:
+    """The kernels, if they take `x` and what goes with it."""
+    if not (x.is_cuda and _wanted) or x.dtype not in HALF or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    return _installed()
+
+
+def matvec_kernels(x: Tensor, *linears: nn.Module) -> ModuleType | None:
+    """The kernels, if `x` is one row and these layers are plain matrices of its type."""
+    if x.numel() != x.shape[-1]:
+        return None
+    alike = all(type(one) is nn.Linear and one.bias is None and one.weight.dtype == x.dtype for one in linears)
+    return kernels(x) if alike else None
+
+
+@cache
+def _installed() -> ModuleType | None:
+    try:
+        from paligemma.model import triton_kernels
+    except ImportError:
+        return None
+    return triton_kernels
