@@ -32,7 +32,7 @@ def main() -> None:
     chosen = [CASES[name] for name in arguments.case or CASES]
     how = How(
         directory=arguments.directory, rounds=arguments.rounds, seconds=arguments.seconds, threads=arguments.threads,
-        peer_python=arguments.peer_python,
+        priority=arguments.priority, peer_python=arguments.peer_python,
     )  # fmt: skip
     found: dict[object, Found] = {}
     rows = []
@@ -74,6 +74,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="at most")
     parser.add_argument("--seconds", type=float, default=400, help="of a setup, after which no round begins")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--priority", type=int, default=-10, help="over other programs, as nice counts, where permitted"
+    )
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
     return parser.parse_args()
 

@@ -56,6 +56,7 @@ class How:
     rounds: int
     seconds: float
     threads: int
+    priority: int = 0
     peer_python: str = sys.executable
 
 
@@ -110,9 +111,9 @@ class Bench:
     def _start(self, name: str) -> Worker | None:
         side, run, python = self.parts[name]
         seen = self.found.sides[name]
-        worker = Worker(side, run, python=python, threads=self.how.threads)
+        worker = Worker(side, run, python=python, threads=self.how.threads, priority=self.how.priority)
         self.open[name] = worker
-        self.found.preferred = worker.priority
+        self.found.preferred = worker.preferred
         if "not_yet" in worker.opened:
             seen.missing = f"not yet: {worker.opened['not_yet']}"
             _say(f"  {name} {seen.missing}")

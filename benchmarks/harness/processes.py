@@ -16,7 +16,6 @@ from typing import Any
 
 from harness.sides import Run
 
-PRIORITY = -10  # as `nice` counts
 HERE = Path(__file__).parents[1]
 
 
@@ -31,7 +30,7 @@ class Worker:
         opened: its first answer: `load_s`, or `not_yet`.
     """
 
-    def __init__(self, side: str, run: Run, *, python: str = sys.executable, threads: int = 2):
+    def __init__(self, side: str, run: Run, *, python: str = sys.executable, threads: int = 2, priority: int = 0):
         environment = {
             **os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
             "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "src")]), "HF_HUB_OFFLINE": "1",
@@ -41,7 +40,7 @@ class Worker:
             [python, "-m", "harness.worker", side, json.dumps(asdict(run))], env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, start_new_session=True,
         )  # fmt: skip
-        self.priority = prefer(self.process.pid)
+        self.preferred = prefer(self.process.pid, priority)
         self.opened = self._answer()
 
     def ask(self, what: str) -> dict[str, Any]:
@@ -87,13 +86,13 @@ class Worker:
         raise Failed(f"ended with {self.process.returncode}: {self.errors.read()[-1500:].strip()}")
 
 
-def prefer(pid: int) -> bool:
-    """Gives the process's own scheduling group priority; False where that is not permitted."""
+def prefer(pid: int, priority: int) -> bool:
+    """Gives the process's own scheduling group a priority, as `nice` counts; False where that is not permitted."""
     try:
-        Path(f"/proc/{pid}/autogroup").write_text(str(PRIORITY))
+        Path(f"/proc/{pid}/autogroup").write_text(str(priority))
     except OSError:
         return False
-    return True
+    return priority < 0
 
 
 def can_import(python: str, modules: tuple[str, ...]) -> bool:
