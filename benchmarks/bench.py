@@ -74,9 +74,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="at most")
     parser.add_argument("--seconds", type=float, default=400, help="of a setup, after which no round begins")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--priority", type=int, default=-10, help="over other programs, as nice counts, where permitted"
-    )
+    parser.add_argument("--priority", type=int, default=-10, help="over other programs, as nice counts it")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
     return parser.parse_args()
 

@@ -17,7 +17,7 @@ def variant(image_size_px: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """Another program. `needs` must be importable; `install` is how it gets so; `gib` is what it holds at most."""
+    """Another program. `needs` must be importable; `install` is how it gets so; `gib` is what it holds, mapped files apart."""
 
     side: str
     needs: tuple[str, ...]
@@ -31,16 +31,16 @@ class Peer:
 _HF, _GGUF = ("transformers",), ("llama_cpp",)
 _LLAMA = 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python'
 PEERS: dict[str, Peer] = {
-    "transformers bf16": Peer(side="hf", needs=_HF, install="pip install transformers", gib=8),
+    "transformers bf16": Peer(side="hf", needs=_HF, install="pip install transformers", gib=2),
     "transformers fp32": Peer(
         side="hf", needs=_HF, install="pip install transformers", gib=18, options={"dtype": "float32"}
     ),
     "bitsandbytes nf4": Peer(
-        side="hf", needs=(*_HF, "bitsandbytes", "accelerate"), install="pip install bitsandbytes accelerate", gib=9,
+        side="hf", needs=(*_HF, "bitsandbytes", "accelerate"), install="pip install bitsandbytes accelerate", gib=4,
         options={"quantize": "nf4"},
     ),
     "torchao int4": Peer(
-        side="hf", needs=(*_HF, "torchao"), install="pip install torchao", gib=13, options={"quantize": "int4"}
+        side="hf", needs=(*_HF, "torchao"), install="pip install torchao", gib=7, options={"quantize": "int4"}
     ),
     "llama.cpp Q8_0": Peer(
         side="llama_cpp", needs=_GGUF, install=_LLAMA, gib=3.2, layout="Q8_0", text_only=True
@@ -53,7 +53,7 @@ PEERS: dict[str, Peer] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """Ours at one precision: keywords of `paligemma.load`, type of the decoder's products, GiB it holds at most."""
+    """Ours at one precision: keywords of `paligemma.load`, type of the decoder's products, GiB besides mapped files."""
 
     options: dict[str, Any]
     matrix: str
@@ -61,11 +61,11 @@ class Loaded:
 
 
 LOADED: dict[str, Loaded] = {
-    "bf16": Loaded(options={"dtype": "bfloat16"}, matrix="bf16", gib=8),
+    "bf16": Loaded(options={"dtype": "bfloat16"}, matrix="bf16", gib=2),
     "fp32": Loaded(options={"dtype": "float32"}, matrix="fp32", gib=13),
-    "int8": Loaded(options={"dtype": "bfloat16", "quantize": "int8"}, matrix="int8", gib=8),
+    "int8": Loaded(options={"dtype": "bfloat16", "quantize": "int8"}, matrix="int8", gib=4),
     "int4": Loaded(options={"dtype": "bfloat16", "quantize": "int4"}, matrix="int8", gib=4),
-    "nf4": Loaded(options={"dtype": "bfloat16", "quantize": "nf4"}, matrix="bf16", gib=8),
+    "nf4": Loaded(options={"dtype": "bfloat16", "quantize": "nf4"}, matrix="bf16", gib=4),
 }
 
 
