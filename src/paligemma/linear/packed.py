@@ -1,0 +1,232 @@
+"""Linear layers for answering, their weights as codes in the order our kernels read them; `METHODS` names the kinds.
+
+In: a weight matrix, or `Int8Linear`'s codes. Out: layers with an eighth to a half of the bytes that run nearly as much
+faster, for one row and for many. Their inputs are rounded too, to 8 bits in groups of 64 or 128, each with a scale of
+its own. Where there are no kernels (no compiler, another device, gradients) the weight is decoded for each pass. The
+order of the codes is told in `native/kernels.c`. Not done here: which layers of a model, files.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paligemma.linear.quantized import NF4, QuantizedLinear, encode_rows
+from paligemma.native import coded_product, pack
+from paligemma.native.products import PANEL
+
+AT_ONCE = 2**21  # numbers of a weight that are coded or decoded at a time
+OFFSET = 128  # of a byte, so that it is never negative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One kind of codes.
+
+    Attributes:
+        group: inputs that are rounded with one scale, those of the weight too if it has `levels`.
+        levels: the 16 whole numbers, ascending, that 4-bit codes stand for, the largest in size at an end; None keeps
+            bytes, which are their numbers, and one scale for each output.
+    """
+
+    group: int
+    levels: tuple[int, ...] | None = None
+
+    @property
+    def bits(self) -> int:
+        return 4 if self.levels else 8
+
+    @property
+    def stored_bits(self) -> float:
+        """Bits a number of a large weight takes, scales included."""
+        return self.bits + (16 / self.group if self.levels else 0)
+
+    @cached_property
+    def as_floats(self) -> Tensor | None:
+        """The levels, float32[16]."""
+        return None if self.levels is None else torch.tensor(self.levels, dtype=torch.float32)
+
+    @cached_property
+    def table(self) -> Tensor | None:
+        """The levels as `coded_product` takes them, uint8[16]."""
+        return None if self.levels is None else torch.tensor([n + OFFSET for n in self.levels], dtype=torch.uint8)
+
+
+METHODS = {
+    "int8": Method(group=128),
+    "int4": Method(group=64, levels=tuple(16 * (code - 8) for code in range(16))),
+    "nf4": Method(group=64, levels=tuple(round(127 * number) for number in NF4)),
+}
+
+
+class PackedLinear(QuantizedLinear):
+    """y = W x + b with W in the codes of one of `METHODS`; see `QuantizedLinear` for what all kinds can do.
+
+    Attributes:
+        error: of the weight when it was coded, |W - decoded| / |W|; None where codes were adopted.
+    """
+
+    def __init__(self, method: str, in_features: int, out_features: int, bias: Tensor | None = None):
+        super().__init__(in_features, out_features, bias)
+        self.kind, self.method = METHODS[method], method  # type: ignore[misc]
+        panels, padded = -(-out_features // PANEL), -(-in_features // self.kind.group) * self.kind.group
+        wide = PANEL * padded * self.kind.bits // 8
+        self.codes = _frozen(torch.empty(panels, wide, dtype=torch.uint8))
+        scale_bytes = PANEL * (2 * padded // self.kind.group if self.kind.levels else 4)
+        self.scales = _frozen(torch.zeros(panels, scale_bytes, dtype=torch.uint8))
+        self.error: float | None = None
+
+    @classmethod
+    def pack(cls, method: str, weight: Tensor, bias: Tensor | None = None) -> Self:
+        """The layer with `weight`, float[out, in], in codes."""
+        layer = cls(method, weight.shape[1], weight.shape[0], bias)
+        layer.encode(weight)
+        return layer
+
+    @torch.no_grad()
+    def encode(self, weight: Tensor) -> None:
+        """Stores `weight`, float[out, in], some panels at a time."""
+        off = size = 0.0
+        for first, last in self._pieces():
+            part = weight[first * PANEL : last * PANEL]
+            squares = pack(
+                part, self.codes[first:last], self.scales[first:last], group=self.kind.group, levels=self.kind.as_floats
+            )
+            more, all_of_it = squares or self._store(first, last, part.float())
+            off, size = off + more, size + all_of_it
+        self.error = (off / size) ** 0.5 if size else 0.0
+
+    @torch.no_grad()
+    def adopt(self, codes: Tensor, scales: Tensor) -> None:
+        """Stores int8[out, in] codes and float32[out] scales of `encode_rows` as they are; of int8 layers only."""
+        assert self.kind.levels is None, f"{self.method} has other codes"
+        for first, last in self._pieces():
+            rows = slice(first * PANEL, last * PANEL)
+            self._store_bytes(first, last, codes[rows], scales[rows])
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        """(first, last) panels, about `AT_ONCE` numbers at a time."""
+        step = max(1, AT_ONCE // (PANEL * self._padded))
+        for first in range(0, len(self.codes), step):
+            yield first, min(first + step, len(self.codes))
+
+    @property
+    def _padded(self) -> int:
+        return -(-self.in_features // self.kind.group) * self.kind.group
+
+    def _store(self, first: int, last: int, part: Tensor) -> tuple[float, float]:
+        """Codes some panels of float32[rows, in], as `native.pack` does."""
+        if self.kind.levels is None:
+            codes, scales = encode_rows(part)
+            self._store_bytes(first, last, codes, scales)
+        else:
+            self._store_levels(first, last, part)
+        rows = torch.arange(first * PANEL, first * PANEL + len(part), device=part.device)
+        off = (part - self.decode_rows(rows)).square().sum(dtype=torch.float64)
+        return float(off), float(part.square().sum(dtype=torch.float64))
+
+    def _store_levels(self, first: int, last: int, part: Tensor) -> None:
+        levels = self.kind.as_floats
+        assert levels is not None
+        grouped = self._filled(part, 0.0, last - first).view(-1, self._padded // self.kind.group, self.kind.group)
+        scales = _scales(grouped, levels)
+        share = grouped / torch.where(scales == 0, 1.0, scales.float())[..., None]
+        codes = torch.bucketize(share, (levels[:-1] + levels[1:]) / 2).to(torch.uint8)
+        eights = codes.view(last - first, PANEL, self._padded // 8, 2, 4)
+        packed = eights[..., 0, :] | eights[..., 1, :] << 4
+        self.codes[first:last] = packed.transpose(1, 2).reshape(last - first, -1)
+        by_panel = scales.view(last - first, PANEL, -1).transpose(1, 2).contiguous()
+        self.scales[first:last] = by_panel.view(last - first, -1).view(torch.uint8)
+
+    def _store_bytes(self, first: int, last: int, codes: Tensor, scales: Tensor) -> None:
+        filled = self._filled(codes, 0, last - first).view(torch.uint8) ^ OFFSET  # adds 128
+        fours = filled.view(last - first, PANEL, self._padded // 4, 4).transpose(1, 2)
+        self.codes[first:last] = fours.reshape(last - first, -1)
+        padded = F.pad(scales.float(), (0, (last - first) * PANEL - len(scales)))
+        self.scales[first:last] = padded.view(last - first, PANEL).view(torch.uint8)
+
+    def _filled(self, part: Tensor, value: float, panels: int) -> Tensor:
+        """`part` with its missing rows and columns as `value`, [64 * panels, padded in]."""
+        more = (0, self._padded - part.shape[1], 0, panels * PANEL - len(part))
+        return F.pad(part, more, value=value).contiguous()
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        out = torch.empty((self.out_features, self.in_features), dtype=dtype, device=self.codes.device)
+        for first, last in self._pieces():
+            rows = torch.arange(first * PANEL, min(last * PANEL, self.out_features), device=self.codes.device)
+            out[rows[0] : rows[-1] + 1] = self.decode_rows(rows, dtype)
+        return out
+
+    def decode_rows(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[n, in]: some rows of the weight, int64[n]; computed in float32, rounded once to `dtype`."""
+        panel, place = rows // PANEL, rows % PANEL
+        step = 8 if self.kind.levels else 4  # inputs whose codes are neighbours, 4 bytes
+        numbers: Tensor = self.codes.view(len(self.codes), self._padded // step, PANEL, 4)[panel, :, place]
+        if self.kind.levels is None:
+            scales = self.scales.view(torch.float32)[panel, place, None]
+            numbers = (numbers ^ OFFSET).view(torch.int8).flatten(1) * scales
+        else:
+            both = torch.stack((numbers & 15, numbers >> 4), dim=2).flatten(1)
+            levels = torch.tensor(self.kind.levels, dtype=torch.float32, device=rows.device)
+            scales = self.scales.view(torch.bfloat16).view(len(self.codes), -1, PANEL)[panel, :, place].float()
+            numbers = (levels[both.int()].view(len(rows), -1, self.kind.group) * scales[..., None]).flatten(1)
+        return numbers[:, : self.in_features].to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = None if torch.is_autocast_enabled(x.device.type) else self.product(x, self.bias)
+        return super().forward(x) if y is None else y
+
+    def product(self, x: Tensor, bias: Tensor | None = None, panels: slice | None = None) -> Tensor | None:
+        """W x by the kernels, of all or of some panels of outputs; None where they do not apply."""
+        codes: Tensor = self.codes
+        scales: Tensor = self.scales
+        outputs = self.out_features
+        if panels is not None:
+            codes, scales = codes[panels], scales[panels]
+            outputs = len(codes) * PANEL
+        return coded_product(
+            x, codes, scales, bias, outputs=outputs, group=self.kind.group, table=self.kind.table
+        )  # fmt: skip
+
+
+class PackedEmbedding(PackedLinear):
+    """A table whose rows are looked up and which, as a matrix, scores the vocabulary; in codes, once for both.
+
+    Args:
+        dtype: of the rows that are looked up.
+    """
+
+    def __init__(self, method: str, in_features: int, out_features: int, bias: Tensor | None = None):
+        super().__init__(method, in_features, out_features, bias)
+        self.dtype = torch.float32
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., D] rows of int64[...] tokens, in `dtype`."""
+        return self.decode_rows(tokens.flatten(), self.dtype).view(*tokens.shape, self.in_features)
+
+    def scores(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """[..., V] products of hidden states with all rows, or with some neighbours."""
+        if rows is None:
+            return PackedLinear.forward(self, hidden)
+        start, stop, _ = rows.indices(self.out_features)
+        panels = slice(start // PANEL, -(-stop // PANEL))
+        found = self.product(hidden, panels=panels)
+        if found is not None:
+            return found[..., start - panels.start * PANEL : stop - panels.start * PANEL]
+        return F.linear(hidden, self.decode_rows(torch.arange(start, stop, device=hidden.device), hidden.dtype))
+
+
+def _scales(grouped: Tensor, levels: Tensor) -> Tensor:
+    """bfloat16[rows, groups]: by which each group's largest number becomes the largest level, of either sign."""
+    extreme = grouped.gather(-1, grouped.abs().argmax(-1, keepdim=True))[..., 0]
+    low, high = float(levels[0]), float(levels[-1])
+    scale = extreme / low if -low > high else extreme.abs() / high
+    return scale.bfloat16()
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
