@@ -1,13 +1,16 @@
 from functools import cache
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.oracle import EOS, IMAGE_ID, TINY, draw_model, draw_prompt
 
-from paligemma.engine import Engine, Sampling, generate_slowly
+from paligemma.engine import Engine, Sampling, continuous, generate_slowly
 from paligemma.engine.graphs import Run
 from paligemma.engine.ragged import Pool
+from paligemma.engine.sampling import Single
+from paligemma.engine.scheduler import Request
 from paligemma.model import PaliGemmaModel
 
 
@@ -27,6 +30,11 @@ class Again:
 @cache
 def tiny(generation: int, seed: int = 0) -> PaliGemmaModel:
     return draw_model(TINY[generation], seed)
+
+
+@cache
+def half(generation: int, seed: int = 0) -> PaliGemmaModel:
+    return draw_model(TINY[generation], seed).bfloat16()
 
 
 SHAPES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=7)
@@ -56,3 +64,116 @@ def test_rows_that_come_and_go_say_what_the_oracle_says(
         want = generate_slowly(model, prompt, limit, eos_ids=eos_ids, forbidden_ids=[IMAGE_ID])
         assert generation_.tokens == want
         assert generation_.finish_reason == ("stop" if len(generation_.logprobs) > len(want) else "length")
+
+
+def engine_of(generation: int) -> Engine:
+    return Engine(tiny(generation), eos_id=EOS, forbidden_ids=[IMAGE_ID], continuous=True)
+
+
+def request_for(prompt: Any, max_tokens: int) -> Request:
+    search = Single(Sampling(max_tokens=max_tokens, stop_repeats=None), set())
+    return Request(prompt, [search], max_tokens)
+
+
+def test_who_comes_while_others_are_decoded_is_answered_as_alone() -> None:
+    engine, prompts = engine_of(2), prompts_of(2, [(1, 5, 0), (0, 2, 3), (2, 1, 0), (0, 9, 0), (1, 0, 1)])
+    requests = [request_for(prompt, limit) for prompt, limit in zip(prompts, (19, 3, 9, 12, 1), strict=True)]
+    line = engine.open(3, 60)
+    for request in requests:
+        line.submit(request)
+        line.step()
+    line.run()
+    for prompt, request in zip(prompts, requests, strict=True):
+        want = generate_slowly(tiny(2), prompt, request.max_tokens, eos_ids=[], forbidden_ids=[IMAGE_ID])
+        assert request.results()[0].tokens == want
+    assert line.idle
+    assert line.pool.is_free
+
+
+def test_the_urgent_go_first_and_the_others_in_their_order() -> None:
+    engine, prompts = engine_of(1), prompts_of(1, [(0, 3, 0)] * 5)
+    line = engine.open(1, 20)
+    tickets = [
+        line.submit(request_for(prompt, 3), priority=priority)
+        for prompt, priority in zip(prompts, (0, 5, -1, 0, -1), strict=True)
+    ]
+    ended = []
+    while not line.idle:
+        line.step()
+        ended += [place for place, ticket in enumerate(tickets) if ticket.done and place not in ended]
+    assert ended == [2, 4, 0, 3, 1]
+
+
+def test_a_cancelled_request_leaves_its_row_to_the_next() -> None:
+    engine, prompts = engine_of(2), prompts_of(2, [(1, 3, 0), (0, 4, 0), (1, 1, 0)])
+    requests = [request_for(prompt, 30) for prompt in prompts]
+    line = engine.open(2, 60)
+    tickets = [line.submit(request) for request in requests]
+    line.step()
+    assert [ticket.admitted for ticket in tickets] == [True, True, False]
+    line.cancel(tickets[0])
+    assert tickets[0].done
+    assert line.pool.free == 1
+    grown = line.step()
+    assert set(map(id, grown)) == {id(tickets[1]), id(tickets[2])}
+    line.cancel(tickets[2])
+    line.run()
+    want = generate_slowly(tiny(2), prompts[1], 30, eos_ids=[], forbidden_ids=[IMAGE_ID])
+    assert requests[1].results()[0].tokens == want
+    assert line.pool.is_free
+
+
+def test_a_waiting_request_can_be_cancelled_too() -> None:
+    engine, (first, second) = engine_of(1), prompts_of(1, [(0, 3, 0)] * 2)
+    line = engine.open(1, 20)
+    line.submit(request_for(first, 2))
+    ticket = line.submit(request_for(second, 2))
+    line.cancel(ticket)
+    line.run()
+    assert ticket.done
+    assert not ticket.admitted
+
+
+def test_long_prompts_wait_for_a_pass_of_those_who_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "PREFILL_TOKENS", 25)
+    engine, prompts = engine_of(1), prompts_of(1, [(0, 11, 0)] * 4)
+    line = engine.open(4, 40)
+    tickets = [line.submit(request_for(prompt, 20)) for prompt in prompts]
+    for admitted in (2, 4):
+        line.step()
+        assert sum(ticket.admitted for ticket in tickets) == admitted
+
+
+def test_rows_are_free_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, prompts = engine_of(1), prompts_of(1, [(0, 3, 0)] * 3)
+    line = engine.open(2, 40)
+    for prompt in prompts:
+        line.submit(request_for(prompt, 9))
+    line.step()
+    monkeypatch.setattr(line.pool, "burst", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        line.run()
+    assert line.pool.is_free
+    monkeypatch.setattr(engine.runner.model, "decode", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        line.pool.prefill(prompts[:1])
+    assert line.pool.is_free
+
+
+@given(st.sampled_from([1, 2]), SHAPES, st.integers(0, 3), st.sampled_from(["float32", "bfloat16"]), st.data())
+@settings(max_examples=25, deadline=None)
+def test_invariant_answers_have_the_same_bits_whoever_is_beside(
+    generation: int, shapes: Any, seed: int, dtype: str, data: Any
+) -> None:
+    model = half(generation, seed) if dtype == "bfloat16" else tiny(generation, seed)
+    prompts = prompts_of(generation, shapes, seed)
+    engine = Engine(model, eos_id=EOS, forbidden_ids=[IMAGE_ID], invariant=True)
+    limits = [data.draw(st.integers(1, 12)) for _ in prompts]
+    draws = [Sampling(max_tokens=n, temperature=data.draw(st.sampled_from([0.0, 1.0]))) for n in limits]
+    together = engine.generate(prompts, draws, batch_size=4)
+    order = data.draw(st.permutations(range(len(prompts))))
+    shuffled = engine.generate([prompts[i] for i in order], [draws[i] for i in order], batch_size=4)
+    for place, i in enumerate(order):
+        assert shuffled[place] == together[i]
+        (alone,) = engine.generate([prompts[i]], [draws[i]], batch_size=4)
+        assert alone == together[i]

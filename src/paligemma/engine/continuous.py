@@ -90,6 +90,19 @@ class Continuous:
         for one in [one for one in self.active if one.ticket is ticket]:
             self._leave(one)
 
+    def close(self) -> None:
+        """Cancels all there is."""
+        for ticket in [*(entry[2] for entry in self.waiting), *(one.ticket for one in self.active)]:
+            self.cancel(ticket)
+
+    def run(self) -> None:
+        """Until everybody is done; whatever happens, the rows are free afterwards."""
+        try:
+            while not self.idle:
+                self.step()
+        finally:
+            self.close()
+
     def step(self) -> list[Ticket]:
         """Admits who fits, then decodes a little; returns the requests whose answers grew."""
         grown = self._admit()
@@ -110,7 +123,8 @@ class Continuous:
         while self.waiting:
             request = self.waiting[0][2].request
             longest = max(longest, len(request.prompt.tokens))
-            if request.rows > free or (group and longest * (len(group) + 1) > PREFILL_TOKENS):
+            many = longest * (len(group) + 1) > PREFILL_TOKENS or self.pool.fixed_shapes
+            if request.rows > free or (group and many):
                 break
             group.append(heapq.heappop(self.waiting)[2])
             free -= request.rows
@@ -127,20 +141,26 @@ class Continuous:
             ticket.admitted, ticket.running = True, len(searches)
         self.active += starting
         which = [place for place, ticket in enumerate(group) for _ in ticket.request.searches]
-        self._choose(starting, logits[which])
+        if self.pool.fixed_shapes:
+            for one in starting:
+                self._choose([one], logits.clone(), [0])
+        else:
+            self._choose(starting, logits[which], range(len(which)))
         return group
 
     # --- what goes on ---
 
     @torch.inference_mode()
-    def _choose(self, choosing: Sequence[Active], logits: Tensor) -> None:
-        """Lets each search choose by its row of float[B, V]."""
-        choices: list[Choice | None] = [one.search.choice for one in choosing]
+    def _choose(self, choosing: Sequence[Active], logits: Tensor, places: Sequence[int]) -> None:
+        """Lets each search choose by the row of float[B, V] at its place."""
+        choices: list[Choice | None] = [None] * len(logits)
+        for place, one in zip(places, choosing, strict=True):
+            choices[place] = one.search.choice
         ranges = list(dict.fromkeys(pair for one in choosing for pair in one.ticket.ranges))
         step = Step.of(logits, self.forbidden, choices, ranges)
-        require_numbers(step.best_logprob, logits)
-        for row, one in enumerate(choosing):
-            own = step.rows(row, row + 1)
+        require_numbers([step.best_logprob[place] for place in places], logits)
+        for place, one in zip(places, choosing, strict=True):
+            own = step.rows(place, place + 1)
             if not one.ticket.ranges:
                 own = Step(own.logits, own.log_z, own.best, own.best_logprob, own.choices)
             self._take(one, one.search.advance(own))
@@ -161,6 +181,9 @@ class Continuous:
         """One pass over every chain, and the next choice of those that go on."""
         fed = list(self.active)
         chains = [one.chain for one in fed]
+        if self.pool.fixed_shapes:
+            hidden = self.pool.feed_one([one.row for one in fed], [chain.tokens[0] for chain in chains])
+            return self._choose(fed, self.runner.logits(hidden), [one.row.index for one in fed])
         ranges = list(dict.fromkeys(pair for one in fed for pair in one.ticket.ranges))
         hidden = self.pool.feed([one.row for one in fed if one.chain.fed], [c.fed for c in chains if c.fed])
         logits, scored = score_chains(self.runner, hidden, chains, ranges)
@@ -172,7 +195,7 @@ class Continuous:
             else:
                 choosing.append(one)
         if choosing:
-            self._choose(choosing, logits)
+            self._choose(choosing, logits, range(len(choosing)))
 
     def _burst(self) -> None:
         """Several tokens for every row, as many as none of them needs fewer; who stops early wasted a few."""

@@ -15,14 +15,17 @@ import torch
 from paligemma.engine.beam import BigVisionBeams, HuggingFaceBeams
 from paligemma.engine.constraints import Constraint, Known, Rule
 from paligemma.engine.continuous import Continuous
-from paligemma.engine.graphs import CudaGraphs
-from paligemma.engine.ragged import BURST, Pool
+from paligemma.engine.graphs import CudaGraphs, Recorder
+from paligemma.engine.ragged import Pool
 from paligemma.engine.runner import Prompt, Runner
 from paligemma.engine.sampling import FinishReason, Generation, Ranges, Sampling, Search, Single
 from paligemma.engine.scheduler import Decoding, Request, batches
 from paligemma.engine.scoring import score_candidates
 from paligemma.errors import InputError, ResourceError, UsageError
 from paligemma.model import PaliGemmaModel
+
+SLOTS_STEP = 256  # tokens: caches that are kept grow by so many, so that they seldom must
+INVARIANT_ROWS = 8  # decoded together for a stream, as for `generate` unless told otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class Engine:
         cache_dtype, big_vision_softcap, fine: see `Runner`.
         continuous: whether rows come and go on their own, with recorded passes on an accelerator (`continuous.py`);
             None does so on an accelerator. The tokens are the same either way.
+        invariant: an answer has the same bits whoever is decoded beside it, as long as `batch_size` stays the same;
+            without, rounding differs in the last digits. Implies `continuous`; docs/decisions/0014 has its cost.
         compiled: lets TorchInductor fuse the recorded passes; minutes at first, faster afterwards.
 
     Raises:
@@ -59,10 +64,11 @@ class Engine:
         big_vision_softcap: bool = False,
         fine: Ranges = (),
         continuous: bool | None = None,
+        invariant: bool = False,
         compiled: bool = False,
     ):
         text = model.config.text
-        self.continuous, self.compiled = continuous, compiled
+        self.continuous, self.invariant, self.compiled = continuous, invariant, compiled
         self._pool: Pool | None = None  # kept on an accelerator, for the passes recorded on it
         self.runner = Runner(model, cache_dtype=cache_dtype, big_vision_softcap=big_vision_softcap, fine=fine)
         self.eos_ids = frozenset((eos_id,) if isinstance(eos_id, int) else eos_id)
@@ -124,7 +130,7 @@ class Engine:
         if self._is_continuous and not any(one.is_beam for one in samplings):
             self._decode_continuously(requests, batch_size, ranges)
         else:
-            for batch in batches(requests, batch_size):
+            for batch in batches(requests, 1 if self.invariant else batch_size):
                 for _ in self._steps(batch, ranges):
                     pass
         return [generation for request in requests for generation in request.results()]
@@ -217,7 +223,7 @@ class Engine:
             constraint,
             num_ids=self.runner.model.config.text.embedding_rows,
             forbidden=self.forbidden_ids,
-            forces=forces,
+            forces=forces and not self.invariant,
             device=self.runner.device,
             known=self._known,
         )
@@ -258,55 +264,62 @@ class Engine:
 
     @property
     def _is_continuous(self) -> bool:
-        return self.runner.device.type == "cuda" if self.continuous is None else self.continuous
+        wanted = self.runner.device.type == "cuda" if self.continuous is None else self.continuous
+        return wanted or self.invariant
 
-    def open(self, rows: int, slots: int, *, burst: int = BURST) -> Continuous:
-        """A line that requests can join while others are being decoded; one at a time is open on an accelerator.
+    def open(self, rows: int, slots: int) -> Continuous:
+        """A line that requests can join while others are being decoded.
 
         Args:
             rows: decoded together. slots: the most tokens of a prompt and its answer.
         """
-        return Continuous(self._pool_of(rows, slots), self.forbidden, burst=burst)
+        return Continuous(self._pool_of(rows, slots), self.forbidden)
 
     def _pool_of(self, rows: int, slots: int) -> Pool:
+        """On an accelerator the one that is kept, with what is recorded on it, if it is free and large enough."""
+
+        def make(rows: int, slots: int, recorder: Recorder | None) -> Pool:
+            return Pool(self.runner, rows, slots, self.forbidden, recorder=recorder, fixed_shapes=self.invariant)
+
+        if self.runner.device.type != "cuda" or (self._pool is not None and not self._pool.is_free):
+            return make(rows, slots, None)  # beside the one in use, and not for long
         kept = self._pool
-        if kept is not None and len(kept) >= rows and kept.slots >= slots:
-            kept.clear()
-            return kept
-        self._pool = None
-        if self.runner.device.type != "cuda":
-            return Pool(self.runner, rows, slots, self.forbidden)
-        recorder = CudaGraphs(self.runner.device, compiled=self.compiled)
         if kept is not None:
-            rows, slots = max(rows, len(kept)), max(slots, kept.slots)
-            del kept  # its memory first
-        self._pool = Pool(self.runner, rows, slots, self.forbidden, recorder=recorder)
+            have = (len(kept), kept.slots)
+            if have == (rows, slots) or (not self.invariant and have[0] >= rows and have[1] >= slots):
+                return kept
+        self._pool = kept = None  # its memory first
+        if not self.invariant:
+            slots = -(-slots // SLOTS_STEP) * SLOTS_STEP
+        self._pool = make(rows, slots, CudaGraphs(self.runner.device, compiled=self.compiled))
         return self._pool
 
-    def _line_for(self, requests: Sequence[Request], batch_size: int) -> Continuous:
-        rows = max(min(batch_size, sum(r.rows for r in requests)), max(r.rows for r in requests))
-        return self.open(rows, max(len(request.prompt.tokens) + request.max_tokens for request in requests))
-
     def _decode_continuously(self, requests: Sequence[Request], batch_size: int, ranges: Ranges) -> None:
-        if not requests:
-            return
-        with self._memory_of(min(batch_size, len(requests))):
-            line = self._line_for(requests, batch_size)
-            for request in sorted(requests, key=lambda request: -len(request.prompt.tokens)):
-                line.submit(request, ranges=ranges)
-            while not line.idle:
-                line.step()
+        """Requests of any lengths in one line; where bits must not depend on neighbours, in one for each length."""
+        groups: dict[int, list[Request]] = {}
+        for request in sorted(requests, key=lambda request: -len(request.prompt.tokens)):
+            needed = len(request.prompt.tokens) + request.max_tokens
+            groups.setdefault(fixed_slots(needed) if self.invariant else 0, []).append(request)
+        for slots, group in groups.items():
+            slots = slots or max(len(request.prompt.tokens) + request.max_tokens for request in group)
+            wanted = batch_size if self.invariant else min(batch_size, sum(request.rows for request in group))
+            with self._memory_of(min(batch_size, len(group))):
+                line = self.open(max(wanted, max(request.rows for request in group)), slots)
+                for request in group:
+                    line.submit(request, ranges=ranges)
+                line.run()
 
     def _grown(self, request: Request) -> Iterator[None]:
+        needed = len(request.prompt.tokens) + request.max_tokens
         with self._memory_of(1):
-            line = self._line_for([request], 1)
-            ticket = line.submit(request)
+            line = self.open(*((INVARIANT_ROWS, fixed_slots(needed)) if self.invariant else (1, needed)))
+            line.submit(request)
             try:
                 while not line.idle:
                     line.step()
                     yield
             finally:
-                line.cancel(ticket)
+                line.close()
 
     @contextmanager
     def _memory_of(self, num_prompts: int) -> Iterator[None]:
@@ -317,3 +330,8 @@ class Engine:
                 f"out of memory on {self.runner.device} with {num_prompts} prompts at once; lower batch_size, "
                 "the number of beams or max_tokens"
             ) from error
+
+
+def fixed_slots(tokens: int) -> int:
+    """The slots of a row whose bits may depend on its own length only: a power of two."""
+    return max(SLOTS_STEP, 1 << (tokens - 1).bit_length())

@@ -98,8 +98,8 @@ class Pool:
         slots: the most tokens a row will ever hold.
         forbidden: int64[F], ids that greedy rows never take.
         recorder: records passes and replays them; None runs each anew, in its exact shape.
-        fixed_shapes: every pass over the same rows, tokens and slots, whoever is there, so that no neighbour changes
-            the bits of an answer. Costs what the empty rows cost.
+        fixed_shapes: prompts alone, and every pass over all rows and slots with one token each, whoever is there, so
+            that no neighbour changes the bits of an answer. Costs what the empty rows cost.
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class Pool:
     def free(self) -> int:
         return self.rows.count(None)
 
-    # --- rows ---
+    @property
+    def is_free(self) -> bool:
+        return self.free == len(self)
 
-    def clear(self) -> None:
-        """Takes all rows back."""
-        self.rows = [None] * len(self)
+    # --- rows ---
 
     def release(self, row: Row) -> None:
         """Gives a row back; those behind move up where that makes passes smaller."""
@@ -158,27 +158,36 @@ class Pool:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[list[Row], Tensor]:
         """Gives each prompt a free row and runs it; returns the rows and the scores that follow, float[B, V]."""
+        assert len(prompts) == 1 or not self.fixed_shapes, "prompts run alone where nobody may change another's bits"
         rows = [self._take(len(prompt.tokens)) for prompt in prompts]
+        try:
+            return rows, self._prefilled(prompts, rows)
+        except BaseException:
+            for row in rows:
+                self.release(row)
+            raise
+
+    def _prefilled(self, prompts: Sequence[Prompt], rows: Sequence[Row]) -> Tensor:
         longest = max(row.length for row in rows)
         tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
         mask_ar = torch.ones(len(rows), longest, dtype=torch.int64)
         valid = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt.tokens)] = prompt.tokens
-            mask_ar[row, : len(prompt.tokens)] = prompt.mask_ar
-            valid[row, : len(prompt.tokens)] = True
+        for line, prompt in enumerate(prompts):
+            tokens[line, : len(prompt.tokens)] = prompt.tokens
+            mask_ar[line, : len(prompt.tokens)] = prompt.mask_ar
+            valid[line, : len(prompt.tokens)] = True
         device = self.runner.device
         x = self.runner.model.embed(tokens.to(device), self.runner.features(prompts))
         mask = AttentionMask.prefix_lm(mask_ar.to(device), valid.to(device))
         hidden = self.runner.model.decode(x, mask, Filling(self.cache, [row.index for row in rows]))
         last = torch.tensor([row.length - 1 for row in rows], device=device)
         ends = hidden[torch.arange(len(rows), device=device), last]
-        return rows, self.runner.scores(ends, softcap=not self.runner.big_vision_softcap)
+        return self.runner.scores(ends, softcap=not self.runner.big_vision_softcap)
 
     @torch.inference_mode()
     def feed(self, rows: Sequence[Row], chains: Sequence[Sequence[int]]) -> Tensor:
         """Appends to each of some rows its tokens, at least one; their hidden states float[P, D], row after row."""
-        most = CHAIN if self.recorder is not None or self.fixed_shapes else max(map(len, chains))
+        most = max(map(len, chains)) if self.recorder is None else CHAIN
         parts: list[list[Tensor]] = [[] for _ in rows]
         for start in range(0, max(map(len, chains)), most):
             fed = [(i, chain[start : start + most]) for i, chain in enumerate(chains) if len(chain) > start]
@@ -189,6 +198,15 @@ class Pool:
                 parts[i].append(hidden[rows[i].index, : len(chain)].clone())
                 rows[i].length += len(chain)
         return torch.cat([part for own in parts for part in own])
+
+    @torch.inference_mode()
+    def feed_one(self, rows: Sequence[Row], tokens: Sequence[int]) -> Tensor:
+        """Appends one token to each of some rows; hidden states float[R, D], by `Row.index`."""
+        chains = {row.index: [token] for row, token in zip(rows, tokens, strict=True)}
+        hidden = self._pass(rows, 1).run(chains, self._lengths())[:, 0].clone()
+        for row in rows:
+            row.length += 1
+        return hidden
 
     @torch.inference_mode()
     def burst(self, rows: Sequence[Row], tokens: Sequence[int], passes: int) -> Said:
@@ -212,7 +230,7 @@ class Pool:
         high = max(row.index for row in rows) + 1
         seen = max(row.length for row in rows) + tokens + passes - 1
         if self.fixed_shapes:
-            shape = Shape(len(self), CHAIN if tokens > 1 else 1, self.slots)
+            shape = Shape(len(self), tokens, self.slots)
         elif self.recorder is not None:
             shape = Shape(self._fitting(high), CHAIN if tokens > 1 else 1, min(self.slots, stop_for(seen)))
         else:
