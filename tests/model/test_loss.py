@@ -148,16 +148,3 @@ def test_mask_tokens_may_weigh_less() -> None:
     total, weight = suffix_sum(model, hidden, tokens, mask_loss, per="example", targets=targets)
     torch.testing.assert_close(total, want / 2.25)
     assert weight == 1
-
-
-def test_examples_that_share_a_row_each_have_their_mean() -> None:
-    model, batch, hidden, _ = loss_case()
-    segment = torch.zeros_like(batch.tokens)
-    first = int(batch.mask_loss[0].nonzero()[0])
-    segment[0, first : first + 3], segment[0, first + 3 :] = 1, 2
-    segment[1:] = 1
-    total, weight = suffix_sum(model, hidden, batch.tokens, batch.mask_loss, targets=PLAIN, segment=segment)
-    assert weight == 5
-    rows = [batch.mask_loss * (segment == 1), batch.mask_loss * (segment == 2)]
-    want = sum(suffix_loss(model, hidden, batch.tokens, mask) * len(batch.tokens) for mask in rows)
-    torch.testing.assert_close(total, want)

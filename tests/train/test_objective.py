@@ -41,7 +41,7 @@ def test_mask_tokens_count_less_where_the_config_says_so() -> None:
     objective = SuffixObjective(
         draw_model(TINY[1]), LossConfig(per="token", mask_token_weight=0.5), first_location=first
     )
-    assert token_weight(rows, objective.targets) == 0.5 * int(rows.mask_loss.sum())
+    assert token_weight(rows.tokens, rows.mask_loss, objective.targets) == 0.5 * int(rows.mask_loss.sum())
 
 
 def test_random_numbers_are_a_function_of_seed_step_and_rank() -> None:

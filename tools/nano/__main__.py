@@ -19,7 +19,8 @@ def stage(arguments: argparse.Namespace) -> None:
 
     run(
         arguments.name, arguments.folder,
-        threads=arguments.threads, workers=arguments.workers, device=arguments.device, steps=arguments.steps,
+        threads=arguments.threads, workers=arguments.workers, device=arguments.device,
+        steps=arguments.steps, pictures=arguments.pictures,
     )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ def main() -> None:
     training.add_argument("--workers", type=int, default=1, help="processes that draw")
     training.add_argument("--device", default="cpu")
     training.add_argument("--steps", type=int, default=0, help="instead of the recipe's")
+    training.add_argument("--pictures", type=int, default=0, help="of a step, instead of the recipe's")
     training.set_defaults(run=stage)
     bundling = commands.add_parser("bundle", help="score the model on held-out scenes and put it into the package")
     bundling.add_argument("--target", type=Path, help="another folder than the package's")

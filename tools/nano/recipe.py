@@ -69,11 +69,11 @@ STAGES = {
         ),
         Step(
             name="pt-112", after="see", image_size_px=112, steps=8_000,
-            optim=replace(OPTIM, lr=1.5e-3, vision_lr_scale=0.5, vision_warmup=400),
+            optim=replace(OPTIM, vision_lr_scale=0.5, vision_warmup=400),
             plan=ScenePlan(pictures=160, micro=160, alone=0.1, clips=10, languages=LANGUAGES),
         ),
         Step(
-            name="pt-224", after="pt-112", image_size_px=224, steps=8_000, optim=replace(OPTIM, lr=1.2e-3),
+            name="pt-224", after="pt-112", image_size_px=224, steps=8_000,
             plan=ScenePlan(pictures=160, micro=160, alone=0.1, clips=10, kinds=READ_MORE, languages=LANGUAGES),
         ),
         Step(
@@ -85,9 +85,12 @@ STAGES = {
 }  # fmt: skip
 
 
-def run(name: str, folder: Path, *, threads: int = 2, workers: int = 1, device: str = "cpu", steps: int = 0) -> None:
-    """Goes through one stage, from where it stopped; `steps` instead of the recipe's."""
-    stage = STAGES[name]
+def run(
+    name: str, folder: Path, *,
+    threads: int = 2, workers: int = 1, device: str = "cpu", steps: int = 0, pictures: int = 0,
+) -> None:  # fmt: skip
+    """Goes through one stage, from where it stopped; `steps` and `pictures` of a step instead of the recipe's."""
+    stage = STAGES[name] if not pictures else with_pictures(STAGES[name], pictures)
     tokenizer_file, out = folder / "tokenizer.json", folder / name
     objective = objective_of(stage, folder)
     stream = stream_of(stage, folder)
@@ -98,8 +101,7 @@ def run(name: str, folder: Path, *, threads: int = 2, workers: int = 1, device: 
 
     settings = TrainConfig(
         out=out, optim=stage.optim, loss=stage.loss, batch_size=stage.plan.pictures, steps=steps or stage.steps,
-        data=DataConfig(workers=workers), precision="fp32" if device == "cpu" else "bf16",
-        threads=threads, save_every=0, save_minutes=4.0,
+        data=DataConfig(workers=workers), threads=threads, save_every=0, save_minutes=4.0,
     )  # fmt: skip
     with RunState(out) as state:
         trainer = Trainer(
@@ -114,6 +116,16 @@ def run(name: str, folder: Path, *, threads: int = 2, workers: int = 1, device: 
             parallel=Parallel("none", device),
         )
         print(json.dumps(vars(trainer.run()), default=str))
+
+
+def with_pictures(stage: Step, pictures: int) -> Step:
+    """The stage in smaller or larger steps; the rate follows the square root, clips stay in proportion."""
+    plan, share = stage.plan, pictures / stage.plan.pictures
+    clips = round(plan.clips * share)
+    optim = replace(stage.optim, lr=stage.optim.lr * share**0.5)
+    return replace(
+        stage, optim=optim, plan=replace(plan, pictures=pictures, micro=min(plan.micro, pictures), clips=clips)
+    )
 
 
 def objective_of(stage: Step, folder: Path) -> PatchObjective | SeeAndSpeakObjective:

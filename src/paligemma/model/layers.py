@@ -80,10 +80,7 @@ class AttentionMask:
     With a sliding window a key of an earlier step must also be among the newest `window` positions; the prefix, being
     one step, stays whole (Hugging Face's rule; big_vision has no window). Source: big_vision `make_attn_mask`.
 
-    Several questions may share one picture's tokens in a row: with segments (0 the picture, 1, 2, ... the questions) a
-    token sees its own segment, under the rule above, and all of segment 0.
-
-    Shapes: `*_step`, `*_position`, `*_segment` int64[B, T or S]; `key_valid` bool[B, S].
+    Shapes: `*_step`, `*_position` int64[B, T or S]; `key_valid` bool[B, S].
     """
 
     query_step: Tensor
@@ -91,8 +88,6 @@ class AttentionMask:
     key_step: Tensor
     key_position: Tensor
     key_valid: Tensor
-    query_segment: Tensor | None = None
-    key_segment: Tensor | None = None
 
     @classmethod
     def prefix_lm(cls, mask_ar: Tensor, mask_input: Tensor) -> "AttentionMask":
@@ -100,11 +95,6 @@ class AttentionMask:
         step = mask_ar.cumsum(-1)
         position = positions(mask_input)
         return cls(step, position, step, position, mask_input)
-
-    @classmethod
-    def packed(cls, step: Tensor, position: Tensor, segment: Tensor, mask_input: Tensor) -> "AttentionMask":
-        """The mask of rows that hold several questions; `step` and `position` int64[B, T] begin anew in each."""
-        return cls(step, position, step, position, mask_input, segment, segment)
 
     def rows(self, start: int, stop: int, window: int | None) -> Tensor:
         """bool[B, 1, stop - start, S]: what these queries see."""
@@ -114,9 +104,6 @@ class AttentionMask:
         if window is not None:
             distance = self.query_position[:, start:stop, None] - self.key_position[:, None, :]
             seen &= (distance < window) | (key_step == query_step)
-        if self.query_segment is not None and self.key_segment is not None:
-            key_segment = self.key_segment[:, None, :]
-            seen &= (key_segment == 0) | (key_segment == self.query_segment[:, start:stop, None])
         return seen[:, None]
 
 
@@ -136,7 +123,7 @@ def attend(
     window: int | None = None,
 ) -> Tensor:
     """Attention with grouped heads, optional soft-cap and mask; returns [B, N, T, H]. `mask=None` sees everything."""
-    if mask is not None and mask.query_segment is None and (fast := kernels(q_BNTH)):
+    if mask is not None and (fast := kernels(q_BNTH)):
         attended: Tensor = fast.attend(
             q_BNTH, k_BKSH, v_BKSH, scale=scale, softcap=softcap, window=window,
             query_step=mask.query_step, query_position=mask.query_position,

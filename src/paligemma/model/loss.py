@@ -84,12 +84,8 @@ def suffix_sum(
     targets: Targets = PLAIN,
     softcap: bool = True,
     chunk: int = 512,
-    segment: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the losses of all examples (or tokens), and what it is to be divided by; arguments as for `suffix_loss`.
-
-    `segment` int64[B, T] numbers the examples that share a row (from 1); by default each row is one example.
-    """
+    """Sum of the losses of all examples (or tokens), and what it is divided by; arguments as for `suffix_loss`."""
     wanted = mask_loss[:, 1:] != 0
     truth = tokens[:, 1:][wanted]
     nll = _losses(model, hidden[:, :-1][wanted], truth, targets, softcap, chunk)
@@ -97,15 +93,10 @@ def suffix_sum(
     if per == "token":
         return (weight * nll).sum(), weight.sum()
     rows = wanted.nonzero()[:, 0]
-    examples = len(tokens)
-    if segment is not None:
-        numbers = rows * (int(segment.max()) + 1) + segment[:, 1:][wanted]
-        rows = torch.unique(numbers, return_inverse=True)[1]
-        examples = int(rows.max()) + 1 if len(rows) else 0
-    zero = torch.zeros(examples, device=nll.device)
+    zero = torch.zeros(len(tokens), device=nll.device)
     share = zero.index_add(0, rows, weight)
     total = zero.index_add(0, rows, weight * nll)
-    return (total / share.clamp(min=1e-6)).sum(), torch.tensor(float(examples), device=nll.device)
+    return (total / share.clamp(min=1e-6)).sum(), torch.tensor(float(len(tokens)), device=nll.device)
 
 
 def _weights(truth: Tensor, targets: Targets) -> Tensor:

@@ -241,7 +241,7 @@ def attend(
     q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, *, scale: float, softcap: float | None, window: int | None,
     query_step: Tensor, query_position: Tensor, key_step: Tensor, key_position: Tensor, key_valid: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Attention under an `AttentionMask` without segments; [B, N, T, H], in memory T before N.
+    """Attention under an `AttentionMask`; [B, N, T, H], in memory T before N.
 
     Masks are int64[B, T or S] and bool[B, S], alike in strides among those of T and among those of S.
     """

@@ -64,25 +64,25 @@ class SuffixObjective(Objective):
         """Examples of the micro-batch, or its suffix tokens."""
         if self.config.per == "example":
             return float(len(batch.tokens))
-        return token_weight(batch, self.targets)
+        return token_weight(batch.tokens, batch.mask_loss, self.targets)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The sum of the suffix losses: `weight` says of how many."""
         hidden = self.model.hidden(batch.tokens, batch.pixels, batch.mask_ar, batch.mask_input)
         return {"loss": self.suffix(hidden, batch.tokens, batch.mask_loss)}
 
-    def suffix(self, hidden: Tensor, tokens: Tensor, mask_loss: Tensor, segment: Tensor | None = None) -> Tensor:
-        """The sum for hidden states that were computed elsewhere; `segment` as for `suffix_sum`."""
+    def suffix(self, hidden: Tensor, tokens: Tensor, mask_loss: Tensor) -> Tensor:
+        """The sum for hidden states that were computed elsewhere."""
         config = self.config
         return suffix_sum(
             self.model, hidden, tokens, mask_loss,
-            per=config.per, targets=self.targets, softcap=config.softcap, chunk=config.chunk, segment=segment,
+            per=config.per, targets=self.targets, softcap=config.softcap, chunk=config.chunk,
         )[0]  # fmt: skip
 
 
-def token_weight(batch: Batch, targets: Targets) -> float:
-    """Weights of all suffix tokens of a batch."""
-    wanted = batch.tokens[:, 1:][batch.mask_loss[:, 1:] != 0]
+def token_weight(tokens: Tensor, mask_loss: Tensor, targets: Targets) -> float:
+    """Weights of all suffix tokens; both int64[B, T]."""
+    wanted = tokens[:, 1:][mask_loss[:, 1:] != 0]
     first = targets.first_location + NUM_LOC_TOKENS
     masks = int(((wanted >= first) & (wanted < first + NUM_SEG_TOKENS)).sum()) if targets.know_locations else 0
     return len(wanted) - masks * (1.0 - targets.mask_token_weight)

@@ -20,8 +20,13 @@ def stream(plan: ScenePlan, **more: object) -> SceneStream:
 
 
 def equal(first: object, second: object) -> bool:
-    tensors = [name for name, value in vars(first).items() if isinstance(value, torch.Tensor)]
-    return bool(tensors) and all(torch.equal(getattr(first, name), getattr(second, name)) for name in tensors)
+    mine, yours = ([value for part in parts(each) for value in vars(part).values()] for each in (first, second))
+    tensors = [(a, b) for a, b in zip(mine, yours, strict=True) if isinstance(a, torch.Tensor)]
+    return bool(tensors) and all(torch.equal(a, b) for a, b in tensors)
+
+
+def parts(batch: object) -> list[object]:
+    return [batch, *getattr(batch, "questions", ())]
 
 
 @pytest.mark.parametrize("plan", [SEE, SPEAK])
@@ -67,16 +72,16 @@ PROCESSOR_112 = Processor(PROCESSOR.tokenizer, image_size_px=112, num_image_toke
 def test_speaking_gives_questions_beside_the_patches() -> None:
     batch = stream(SPEAK).micro_batches(0, 0, 1)[0]
     assert isinstance(batch, SeenAndPacked)
-    assert batch.segment.amax(1).tolist() == [3, 3]
+    assert sorted(torch.cat([part.picture for part in batch.questions]).tolist()) == [0] * 3 + [1] * 3
     assert batch.patches.label.shape == (2, 16)
 
 
 def test_in_some_steps_questions_have_rows_of_their_own() -> None:
     plan = ScenePlan(pictures=2, micro=2, questions=3, alone=0.5, alone_questions=2)
     batches = [stream(plan).micro_batches(step, 0, 1)[0] for step in range(40)]
-    shapes = [(len(batch.tokens), int(batch.segment.max())) for batch in batches]
-    assert set(shapes) == {(4, 1), (2, 3)}
-    assert 8 < shapes.count((4, 1)) < 32
+    shapes = [(batch.alone, sum(len(part.tokens) for part in batch.questions)) for batch in batches]
+    assert set(shapes) == {(True, 4), (False, 6)}
+    assert 8 < shapes.count((True, 4)) < 32
 
 
 def test_clips_come_beside_the_pictures() -> None:
@@ -85,7 +90,7 @@ def test_clips_come_beside_the_pictures() -> None:
     assert isinstance(pictures, SeenAndPacked)
     assert not isinstance(clips, SeenAndPacked)
     assert clips.pixels.shape[0] == 3 * 8
-    assert clips.segment.amax(1).tolist() == [2, 2, 2]
+    assert sum(len(part.tokens) for part in clips.questions) == 3 * 2
     shared = [stream(plan).micro_batches(0, rank, 2)[1].pixels for rank in (0, 1)]
     assert [len(pixels) for pixels in shared] == [16, 8]
     assert torch.equal(shared[1], clips.pixels[8:16])
@@ -97,8 +102,8 @@ def test_masks_are_asked_for_with_a_codec_only() -> None:
     assert codec_file is not None
     first_mask = PROCESSOR.tokenizer.loc_start + 1024
     for codec, asked in ((None, False), (load_codec(codec_file), True)):
-        tokens = stream(plan, codec=codec).micro_batches(0, 0, 1)[0].tokens
-        assert bool((tokens >= first_mask).any()) == asked
+        batch = stream(plan, codec=codec).micro_batches(0, 0, 1)[0]
+        assert any(bool((part.tokens >= first_mask).any()) for part in batch.questions) == asked
 
 
 def test_what_is_held_out_is_never_drawn() -> None:

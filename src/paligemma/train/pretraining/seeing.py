@@ -71,8 +71,9 @@ class SeenAndPacked(PackedBatch):
 
     def to(self, device: torch.device | str) -> "SeenAndPacked":
         """The same on `device`."""
-        moved = {name: value.to(device) for name, value in vars(self).items()}
-        return replace(self, **moved)
+        moved = super().to(device)
+        assert isinstance(moved, SeenAndPacked)
+        return replace(moved, patches=self.patches.to(device))
 
 
 class PatchHeads(nn.Module):
@@ -144,10 +145,8 @@ class SeeAndSpeakObjective(PackedObjective):
         self.heads = PatchHeads(model.config.vision.width)
         self.patch_weight = patch_weight
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: PackedBatch) -> dict[str, Tensor]:  # type: ignore[override]
         """Sums over the questions; `patches`, where they are known, weigh as much as their picture's questions."""
-        assert isinstance(batch, PackedBatch)
-        assert batch.pixels is not None
         seen = self.model.vision_tower(batch.pixels)
         suffix = self.packed_loss(batch, seen)
         if not isinstance(batch, SeenAndPacked):
