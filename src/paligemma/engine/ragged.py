@@ -247,7 +247,7 @@ class Pool:
 
 
 def stop_for(seen: int) -> int:
-    """The slots a recorded pass looks at where `seen` are needed: few different numbers, at most a third too many."""
+    """The slots a recorded pass looks at where `seen` are needed: few different numbers, at most half too many."""
     step = max(256, 1 << max(0, seen.bit_length() - 2))
     return -(-seen // step) * step
 
