@@ -6,6 +6,7 @@ calibration that lie beside it. Nothing is ever downloaded here.
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from paligemma.checkpoints.adapters import find_adapter, is_adapter, load_adapte
 from paligemma.checkpoints.fingerprint import fingerprint
 from paligemma.checkpoints.hub import CALIBRATION
 from paligemma.checkpoints.load import Opened, at_resolution, build_model, open_checkpoint
+from paligemma.checkpoints.packing import PackReport, build_packed, methods_of
 from paligemma.checkpoints.placement import choose_device, choose_dtype
 from paligemma.checkpoints.processing import load_processor
 from paligemma.checkpoints.tensors import common_dtype
@@ -39,6 +41,7 @@ def load(
     calibration: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
     any_base: bool = False,
+    quantize: str | Mapping[str, str] | None = None,
 ) -> PaliGemma:
     """A model ready to answer: the bundled one, a directory or file, or a hub name that was pulled before.
 
@@ -56,6 +59,8 @@ def load(
         adapter: directory of a LoRA in PEFT's format, or hub name that was pulled before, to answer with; the model
             takes pictures of the size that the adapter was trained on.
         any_base: accept an adapter that was trained on another base.
+        quantize: keep matrices in fewer bits: "int8", "int4", "nf4", or by part as {"lm": "int4", "head": "int8"};
+            parts are vision, lm and head. How far each is off stands in `packed` of what comes back.
 
     Raises:
         UnavailableError: not on this machine; says how to get it.
@@ -70,14 +75,20 @@ def load(
     if adapter_path is not None:
         size_px = trained_size_px(adapter_path) or size_px
     processor = _processor(opened, size_px, tokenizer, resize)
-    model = at_resolution(build_model(opened, chosen, place), size_px)
+    packed = None
+    if quantize is None:
+        model = at_resolution(build_model(opened, chosen, place), size_px)
+    else:
+        model, packed = build_packed(opened, chosen, methods_of(quantize), place, image_size_px=size_px)
     called = opened.name or str(path if adapter is None and adapter_path else name)
     if adapter_path is not None:
-        load_adapter(model, adapter_path, base=called, base_sha256=_fingerprint(opened, chosen), any_base=any_base)
+        load_adapter(
+            model, adapter_path, base=called, base_sha256=_fingerprint(opened, chosen, packed), any_base=any_base
+        )
     return PaliGemma(
         model, processor, name=called, variant=VARIANTS.get(opened.name or ""), notes=notes,
         image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path, adapter_path, calibration),
-        adapter_path=adapter_path,
+        adapter_path=adapter_path, packed=packed,
     )  # fmt: skip
 
 
@@ -119,10 +130,11 @@ def base_and_adapter(
     return resolve(told.base, told.revision), find_adapter(path)
 
 
-def _fingerprint(opened: Opened, chosen: torch.dtype) -> str | None:
-    """That of the stored weights where float16 has changed them; None leaves it to the model in memory."""
+def _fingerprint(opened: Opened, chosen: torch.dtype, packed: PackReport | None) -> str | None:
+    """That of the stored weights where float16 or codes have changed them; None leaves it to the model in memory."""
     stored = common_dtype(opened.tensors)
-    return fingerprint(build_model(opened, stored)) if chosen == torch.float16 != stored else None
+    changed = packed is not None or chosen == torch.float16 != stored
+    return fingerprint(build_model(opened, stored)) if changed else None
 
 
 def _calibration(model: Path, adapter: Path | None, given: str | os.PathLike[str] | None) -> Calibration | None:

@@ -21,6 +21,7 @@ from paligemma.api.running import OnError, answers
 from paligemma.api.stream import AnswerStream, stream_answer
 from paligemma.api.tiled import make_work
 from paligemma.checkpoints import load_codec
+from paligemma.checkpoints.packing import PackReport
 from paligemma.config import Config, Variant, did_you_mean
 from paligemma.engine import Engine
 from paligemma.errors import PaliGemmaError, UsageError
@@ -49,6 +50,7 @@ class PaliGemma:
         codec_path: the mask codec's npz file, opened when the first mask is decoded.
         calibration: makes the boxes' scores mean what they say; None leaves them as they are.
         adapter_path: where the adapter on `model` was loaded from, if it has one.
+        packed: which matrices are in few bits, and how far they are off.
     """
 
     def __init__(
@@ -63,10 +65,11 @@ class PaliGemma:
         codec_path: Path | None = None,
         calibration: Calibration | None = None,
         adapter_path: Path | None = None,
+        packed: PackReport | None = None,
     ):
         self.model, self.processor, self.name, self.variant = model, processor, name, variant
         self.codec_path, self.calibration, self.adapter_path = codec_path, calibration, adapter_path
-        self.notes = tuple(notes)
+        self.notes, self.packed = tuple(notes), packed
         text, tokenizer = model.config.text, processor.tokenizer
         # Ids without a meaning in the tokenizer's file, and Hugging Face's `<image>`, must never be produced.
         unspoken = {*range(tokenizer.vocab_size, text.vocab_size)}

@@ -6,7 +6,7 @@ its own. Where there are no kernels (no compiler, another device, gradients) the
 order of the codes is told in `native/kernels.c`. Not done here: which layers of a model, files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from paligemma.linear.quantized import NF4, QuantizedLinear, encode_rows
 from paligemma.native import coded_product, pack
-from paligemma.native.products import PANEL
+from paligemma.native.products import FLOATS, PANEL
 
 AT_ONCE = 2**21  # numbers of a weight that are coded or decoded at a time
 OFFSET = 128  # of a byte, so that it is never negative
@@ -87,17 +87,23 @@ class PackedLinear(QuantizedLinear):
         layer.encode(weight)
         return layer
 
-    @torch.no_grad()
     def encode(self, weight: Tensor) -> None:
-        """Stores `weight`, float[out, in], some panels at a time."""
+        """Stores `weight`, float[out, in]."""
+        self.encode_pieces(weight[first * PANEL : last * PANEL] for first, last in self._pieces())
+
+    @torch.no_grad()
+    def encode_pieces(self, parts: Iterable[Tensor]) -> None:
+        """Stores a weight that comes some rows at a time, float[rows, in]: whole panels, but for the last piece."""
         off = size = 0.0
-        for first, last in self._pieces():
-            part = weight[first * PANEL : last * PANEL]
-            squares = pack(
-                part, self.codes[first:last], self.scales[first:last], group=self.kind.group, levels=self.kind.as_floats
-            )
-            more, all_of_it = squares or self._store(first, last, part.float())
+        last = 0
+        for part in parts:
+            first, last = last, last + -(-len(part) // PANEL)
+            known = part if part.dtype in FLOATS else part.float()
+            codes, scales = self.codes[first:last], self.scales[first:last]
+            squares = pack(known, codes, scales, group=self.kind.group, levels=self.kind.as_floats)
+            more, all_of_it = squares or self._store(first, last, known.float())
             off, size = off + more, size + all_of_it
+        assert last == len(self.codes), "the pieces do not make up the weight"
         self.error = (off / size) ** 0.5 if size else 0.0
 
     @torch.no_grad()

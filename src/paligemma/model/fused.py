@@ -1,7 +1,8 @@
-"""Whether the kernels of `triton_kernels.py` take a piece of work; each caller has the same in plain PyTorch beside it.
+"""Whether `triton_kernels.py` or `cpu_kernels.py` take a piece of work; each caller has plain PyTorch beside it.
 
-In: the tensors at hand. Out: the module with the kernels, or None. They take 16-bit numbers on CUDA without gradients;
-everything else, and everything where Triton is not installed or PALIGEMMA_NATIVE is 0, goes the plain way.
+In: the tensors at hand. Out: the module with the kernels, or None. Triton's take 16-bit numbers on CUDA; those of the
+CPU a few rows times large matrices; none takes gradients. Everything else, and everything where Triton or a compiler is
+missing or PALIGEMMA_NATIVE is 0, goes the plain way.
 """
 
 import os
@@ -12,6 +13,8 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
+
+from paligemma.model import cpu_kernels
 
 HALF = (torch.bfloat16, torch.float16)
 _wanted = os.environ.get("PALIGEMMA_NATIVE") != "0"
@@ -36,10 +39,17 @@ def kernels(x: Tensor) -> ModuleType | None:
 
 
 def matvec_kernels(x: Tensor, *linears: nn.Module) -> ModuleType | None:
-    """The kernels, if `x` is one row and these layers are plain matrices of its type."""
-    if x.numel() != x.shape[-1]:
+    """The kernels, if `x` is one row (or few, on a CPU) and these layers are plain matrices of its type."""
+    if not all(type(one) is nn.Linear and one.bias is None for one in linears):
         return None
-    alike = all(type(one) is nn.Linear and one.bias is None and one.weight.dtype == x.dtype for one in linears)
+    return row_kernels(x, *(one.weight for one in linears if isinstance(one, nn.Linear)))
+
+
+def row_kernels(x: Tensor, *weights: Tensor) -> ModuleType | None:
+    """The same for matrices [O, D] themselves."""
+    if not x.is_cuda:
+        return cpu_kernels if _wanted and cpu_kernels.take(x, *weights) else None
+    alike = x.numel() == x.shape[-1] and all(weight.dtype == x.dtype for weight in weights)
     return kernels(x) if alike else None
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import TextConfig
-from paligemma.model.fused import kernels, matvec_kernels
+from paligemma.model.fused import kernels, matvec_kernels, row_kernels
 from paligemma.model.layers import AttentionMask, RMSNorm, add_and_norm, attend, rotary_angles, rotate
 
 
@@ -131,8 +131,16 @@ class LanguageModel(nn.Module):
         `softcap=False` gives the uncapped scores big_vision trains on and picks the first generated token from.
         `rows` scores these tokens alone.
         """
-        weight = self.embed_tokens.weight if rows is None else self.embed_tokens.weight[rows].to(hidden.dtype)
-        fast = kernels(hidden) if hidden.numel() == hidden.shape[-1] else None
-        scores = fast.matvec(hidden, weight) if fast else F.linear(hidden, weight)
+        scores = self._products(hidden, rows)
         cap = self.config.final_logit_softcap
         return cap * torch.tanh(scores / cap) if softcap and cap is not None else scores
+
+    def _products(self, hidden: Tensor, rows: slice | None) -> Tensor:
+        table = self.embed_tokens
+        if not isinstance(table, nn.Embedding):  # packed: its rows are no tensor
+            packed: Tensor = table.scores(hidden, rows)
+            return packed
+        weight = table.weight if rows is None else table.weight[rows].to(hidden.dtype)
+        fast = row_kernels(hidden, weight)
+        products: Tensor = fast.matvec(hidden, weight) if fast else F.linear(hidden, weight)
+        return products
