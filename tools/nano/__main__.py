@@ -24,6 +24,15 @@ def stage(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def everything(arguments: argparse.Namespace) -> None:
+    from tools.nano.schedule import run_all
+
+    run_all(
+        arguments.folder, arguments.minutes,
+        threads=arguments.threads, workers=arguments.workers, device=arguments.device, pictures=arguments.pictures,
+    )  # fmt: skip
+
+
 def bundle(arguments: argparse.Namespace) -> None:
     from tools.nano.bundle import TARGET
     from tools.nano.bundle import bundle as write
@@ -39,17 +48,21 @@ def main() -> None:
     beginning.set_defaults(run=begin)
     training = commands.add_parser("stage", help="go through one stage, or on with it")
     training.add_argument("name")
-    training.add_argument("--threads", type=int, default=2)
-    training.add_argument("--workers", type=int, default=1, help="processes that draw")
-    training.add_argument("--device", default="cpu")
     training.add_argument("--steps", type=int, default=0, help="instead of the recipe's")
-    training.add_argument("--pictures", type=int, default=0, help="of a step, instead of the recipe's")
     training.set_defaults(run=stage)
+    timed = commands.add_parser("all", help="the stages after the tower's, in the time there is")
+    timed.add_argument("--minutes", type=float, required=True)
+    timed.set_defaults(run=everything)
+    for command in (training, timed):
+        command.add_argument("--threads", type=int, default=2)
+        command.add_argument("--workers", type=int, default=1, help="processes that draw")
+        command.add_argument("--device", default="cpu")
+        command.add_argument("--pictures", type=int, default=0, help="of a step, instead of the recipe's")
     bundling = commands.add_parser("bundle", help="score the model on held-out scenes and put it into the package")
     bundling.add_argument("--target", type=Path, help="another folder than the package's")
     bundling.add_argument("--scenes", type=int, default=500)
     bundling.set_defaults(run=bundle)
-    for command in (beginning, training, bundling):
+    for command in (beginning, training, timed, bundling):
         command.add_argument("--folder", type=Path, default=Path("runs/nano1"))
     arguments = parser.parse_args()
     arguments.run(arguments)
