@@ -17,7 +17,7 @@ def variant(image_size_px: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """Another program. `needs` must be importable; `install` is how it gets so; `gib` is what it holds, mapped files apart."""
+    """Another program: what must be importable, how to install it, and the GiB it holds besides mapped files."""
 
     side: str
     needs: tuple[str, ...]

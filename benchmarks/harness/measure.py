@@ -133,20 +133,25 @@ class Bench:
             self._add(OURS, NANO, nothing)
             return
         told = {"image_size_px": setup.image_size_px, "prompts": list(setup.prompts), "answers": list(setup.answers)}
-        loaded = LOADED[setup.precision]
-        path = ready(self.how.directory, "hf", setup.image_size_px)
-        self._add(OURS, "ours", Run(path=str(path), options=loaded.options, **told))
-        needed = LIMITS_GIB + loaded.gib
-        for name in setup.peers:
-            peer = PEERS[name]
-            if not can_import(self.how.peer_python, peer.needs):
-                self.found.sides[name] = Seen(missing=f"absent: {peer.install}")
-                _say(f"  {name} is {self.found.sides[name].missing}")
-                continue
-            path = ready(self.how.directory, peer.layout, setup.image_size_px)
-            self._add(name, peer.side, Run(path=str(path), options=peer.options, **told), self.how.peer_python)
-            needed += peer.gib
-        self.found.together = needed < available_gib()
+        loaded, free = LOADED[setup.precision], available_gib()
+        needs = {OURS: loaded.gib} | {name: PEERS[name].gib for name in setup.peers}
+        for name, gib in needs.items():
+            peer = PEERS.get(name)
+            if peer and not can_import(self.how.peer_python, peer.needs):
+                self._leave_out(name, f"absent: {peer.install}")
+            elif gib + LIMITS_GIB > free:
+                self._leave_out(name, f"no room: it holds {gib:.3g} GiB, and {free:.3g} are free")
+            elif peer:
+                path = ready(self.how.directory, peer.layout, setup.image_size_px)
+                self._add(name, peer.side, Run(path=str(path), options=peer.options, **told), self.how.peer_python)
+            else:
+                path = ready(self.how.directory, "hf", setup.image_size_px)
+                self._add(name, "ours", Run(path=str(path), options=loaded.options, **told))
+        self.found.together = LIMITS_GIB + sum(needs[name] for name in needs if name in self.parts) < free
+
+    def _leave_out(self, name: str, why: str) -> None:
+        self.found.sides[name] = Seen(missing=why)
+        _say(f"  {name}: {why}")
 
     def _add(self, name: str, side: str, run: Run, python: str = sys.executable) -> None:
         self.found.sides[name] = Seen()

@@ -65,10 +65,13 @@ def test_operations_are_those_torch_counts():
 def test_a_plan_stays_below_the_limits(name):
     load = Load()
     plan = answer_plan(BIG, name, load, RATES)
+    assert plan.peak == plan.weights + plan.cache + plan.activations
+    if PRECISIONS[name].reached is None:
+        assert plan.first_token_s is plan.step_s is plan.tokens_per_s(load) is None
+        return
     assert plan.first_token_s > plan.limit_first_token_s
     assert plan.step_s > plan.limit_step_s
     assert plan.tokens_per_s(load) == 1 / plan.step_s
-    assert plan.peak == plan.weights + plan.cache + plan.activations
 
 
 def test_a_step_of_one_row_is_bound_by_reading_and_of_many_by_products():

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from harness.sides import Run, pixels, repetition, rows_of
+from harness.sides import Run, pixels, repetition, rows_of, touch
 
 IMAGE, PAD = 257_152, 0
 
@@ -28,6 +28,8 @@ class HF:
     def warm(self) -> None:
         import torch
 
+        if not self.run.options.get("quantize"):
+            touch(self.model)
         ids = torch.tensor([rows_of(self.run)[0]])
         self._generate({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 3, [])
 

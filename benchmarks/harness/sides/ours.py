@@ -4,7 +4,7 @@ import inspect
 import time
 from typing import Any
 
-from harness.sides import NotYet, Run, pixels, repetition, rows_of
+from harness.sides import NotYet, Run, pixels, repetition, rows_of, touch
 
 
 class Ours:
@@ -28,6 +28,7 @@ class Ours:
     def warm(self) -> None:
         from paligemma.engine import Sampling
 
+        touch(self.engine.runner.model)
         self.engine.generate([_prompt(rows_of(self.run)[0])], Sampling(max_tokens=3))
 
     def once(self) -> dict[str, Any]:

@@ -26,21 +26,22 @@ class Precision:
     Attributes:
         bits: of a number of the decoder and of the vocabulary, with its scales; the image tower is never quantised.
         computed: bytes of a computed number. matrix: whose rate of `Rates.matrix` bounds the decoder's products.
-        reached: shares of the matrix rate in a prompt and of the read rate in a step that the engine was seen to reach.
+        reached: shares of the matrix rate in a prompt and of the read rate in a step that the engine was seen to reach;
+            None where that was not measured yet.
     """
 
     bits: float
     computed: int
     matrix: str
-    reached: tuple[float, float]
+    reached: tuple[float, float] | None = None
 
 
 PRECISIONS: dict[str, Precision] = {
-    "bf16": Precision(bits=16, computed=BFLOAT16, matrix="bf16", reached=(0.75, 0.35)),
-    "fp32": Precision(bits=32, computed=FLOAT32, matrix="fp32", reached=(0.75, 0.40)),
-    "int8": Precision(bits=8, computed=BFLOAT16, matrix="int8", reached=(0.5, 0.5)),
-    "int4": Precision(bits=4.5, computed=BFLOAT16, matrix="int8", reached=(0.4, 0.5)),
-    "nf4": Precision(bits=4.5, computed=BFLOAT16, matrix="bf16", reached=(0.5, 0.1)),
+    "bf16": Precision(bits=16, computed=BFLOAT16, matrix="bf16", reached=(0.74, 0.31)),
+    "fp32": Precision(bits=32, computed=FLOAT32, matrix="fp32"),
+    "int8": Precision(bits=8, computed=BFLOAT16, matrix="int8"),
+    "int4": Precision(bits=4.5, computed=BFLOAT16, matrix="int8"),
+    "nf4": Precision(bits=4.5, computed=BFLOAT16, matrix="bf16"),
 }
 
 
@@ -64,14 +65,15 @@ class AnswerPlan:
 
     Attributes:
         activations: the largest intermediate results, logits included. first_token_s: of the whole batch.
-        step_s: of each later token of all rows. limit_first_token_s, limit_step_s: at the machine's full rates.
+        step_s: of each later token of all rows. limit_first_token_s, limit_step_s: at the machine's full rates. The
+            first two are None where it was not measured how much of them is reached.
     """
 
     weights: int
     cache: int
     activations: int
-    first_token_s: float
-    step_s: float
+    first_token_s: float | None
+    step_s: float | None
     limit_first_token_s: float
     limit_step_s: float
 
@@ -79,9 +81,9 @@ class AnswerPlan:
     def peak(self) -> int:
         return self.weights + self.cache + self.activations
 
-    def tokens_per_s(self, load: Load) -> float:
+    def tokens_per_s(self, load: Load) -> float | None:
         """Of all rows together, while they are decoded."""
-        return load.rows / self.step_s
+        return None if self.step_s is None else load.rows / self.step_s
 
 
 def answer_plan(architecture: Config, name: str, load: Load, rates: Rates) -> AnswerPlan:
@@ -95,11 +97,13 @@ def answer_plan(architecture: Config, name: str, load: Load, rates: Rates) -> An
     count = architecture.text.num_parameters
     read = (count * precision.bits / 8 + cache) / rates.read
     step = max(read, 2.0 * count * load.rows / rates.matrix[precision.matrix])
-    of_prompt, of_step = precision.reached
+    of_prompt, of_step = precision.reached or (None, None)
     return AnswerPlan(
         weights=weight_bytes(architecture, precision), cache=cache,
         activations=activation_bytes(architecture, load, precision),
-        first_token_s=prompt / of_prompt, step_s=step / of_step, limit_first_token_s=prompt, limit_step_s=step,
+        first_token_s=None if of_prompt is None else prompt / of_prompt,
+        step_s=None if of_step is None else step / of_step,
+        limit_first_token_s=prompt, limit_step_s=step,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Cards are sold in binary units: 24GB is 24 GiB.
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -161,9 +162,10 @@ def plan_answers(
             "usable_bytes": free, "read_bytes_per_s": rates.read, "matrix_ops_per_s": rates.matrix, "plans": plans,
         })  # fmt: skip
         return
-    header = ["model", "precision", "weights", "cache", "activations", "at most", "first token", "tokens/s", "limit"]
+    header = ["model", "precision", "weights", "cache", "activations", "at most", "first token", "limit"]
     rows = [_row(fact) for fact in plans]
-    console.say(console.table([*header, "fits" if free is not None else ""], rows, right=tuple(range(2, 9))))
+    header += ["tokens/s", "limit", "fits" if free is not None else ""]
+    console.say(console.table(header, rows, right=tuple(range(2, 10))))
     where = gpu or "this machine"
     console.note(f"{where}: reads {rates.read / 1e9:.3g} GB/s; " + ", ".join(
         f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in rates.matrix.items()
@@ -199,9 +201,14 @@ def _facts(
 
 def _row(fact: dict[str, Any]) -> list[str]:
     sizes = [gib(fact[f"{name}_bytes"]) for name in ("weights", "cache", "activations", "peak")]
-    speeds = [f"{fact[name]:.3g}" for name in ("tokens_per_s", "limit_tokens_per_s")]
+    first = [_or_dash(fact[name], duration) for name in ("first_token_s", "limit_first_token_s")]
+    speeds = [_or_dash(fact[name], "{:.3g}".format) for name in ("tokens_per_s", "limit_tokens_per_s")]
     fits = {None: "", True: "yes", False: "no"}[fact["fits"]]
-    return [fact["model"], fact["precision"], *sizes, duration(fact["first_token_s"]), *speeds, fits]
+    return [fact["model"], fact["precision"], *sizes, *first, *speeds, fits]
+
+
+def _or_dash(value: float | None, shown: Callable[[float], str]) -> str:
+    return "-" if value is None else shown(value)
 
 
 def matrix_rates(options: PlanOptions, types: set[str]) -> dict[str, float]:
