@@ -10,6 +10,7 @@ A stage stops at its last step, or at a signal, and goes on when it is started a
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +25,11 @@ from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS, nano
 from paligemma.model import PaliGemmaModel, resample_positions
 from paligemma.processor import Processor
 from paligemma.tokenizer import Tokenizer
+from paligemma.train.checks.preflight import grouped
 from paligemma.train.config import DataConfig, LossConfig, OptimConfig, TrainConfig
 from paligemma.train.distributed import Parallel
 from paligemma.train.loop import Trainer
+from paligemma.train.pretraining.packed_checks import check_scenes
 from paligemma.train.pretraining.scenes import ScenePlan, SceneStream
 from paligemma.train.pretraining.scratch import initialise
 from paligemma.train.pretraining.seeing import PatchObjective, SeeAndSpeakObjective
@@ -103,6 +106,9 @@ def run(
         out=out, optim=stage.optim, loss=stage.loss, batch_size=stage.plan.pictures, steps=steps or stage.steps,
         data=DataConfig(workers=workers), threads=threads, save_every=0, save_minutes=4.0,
     )  # fmt: skip
+    if isinstance(objective, SeeAndSpeakObjective):
+        for warning in grouped(check_scenes(objective.to(device), stream, settings.precision)):
+            print(f"warning: {warning}", file=sys.stderr)
     with RunState(out) as state:
         trainer = Trainer(
             objective,

@@ -61,8 +61,8 @@ def test_a_window_into_the_future_of_one_token_is_refused(monkeypatch):
 class Unshifted(SuffixObjective):
     """Predicts the token that is read: its loss falls to nothing, and nothing is learnt."""
 
-    def suffix(self, hidden, tokens, mask_loss, segment=None):
-        return super().suffix(hidden.roll(-1, 1), tokens, mask_loss, segment)
+    def suffix(self, hidden, *given):
+        return super().suffix(hidden.roll(-1, 1), *given)
 
 
 def test_labels_that_are_not_shifted_are_refused():

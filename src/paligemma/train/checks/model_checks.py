@@ -93,20 +93,20 @@ def _slope(subject: Subject, batch: Batch, place: int) -> Tensor:
     """float[1, T, D]: gradient of the loss of predicting the token at `place`, by what enters the language model."""
     only = torch.zeros_like(batch.mask_loss)
     only[0, place] = 1
-    with torch.enable_grad(), _entering(subject.objective) as entered:
+    with torch.enable_grad(), entering(subject.objective) as entered:
         loss = subject.loss(replace(batch, mask_loss=only))
         (slope,) = torch.autograd.grad(loss, entered, allow_unused=True)
     return torch.zeros_like(entered[0]) if slope is None else slope
 
 
 @contextmanager
-def _entering(objective: Objective) -> Iterator[list[Tensor]]:
-    """The embeddings that enter the language model in here, as a leaf that gradients can be asked of."""
+def entering(objective: Objective) -> Iterator[list[Tensor]]:
+    """What enters the language model in here, each time, as leaves that gradients can be asked of."""
     entered: list[Tensor] = []
 
     def watch(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         entered.append(arguments[0].detach().requires_grad_())
-        return (entered[0], *arguments[1:])
+        return (entered[-1], *arguments[1:])
 
     handle = objective.model.language_model.register_forward_pre_hook(watch)
     try:
