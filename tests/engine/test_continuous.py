@@ -2,11 +2,13 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.oracle import EOS, IMAGE_ID, TINY, draw_model, draw_prompt
 
 from paligemma.engine import Engine, Sampling, continuous, generate_slowly
+from paligemma.engine.engine import weights_at
 from paligemma.engine.graphs import Run
 from paligemma.engine.ragged import Pool
 from paligemma.engine.sampling import Single
@@ -177,3 +179,24 @@ def test_invariant_answers_have_the_same_bits_whoever_is_beside(
         assert shuffled[place] == together[i]
         (alone,) = engine.generate([prompts[i]], [draws[i]], batch_size=4)
         assert alone == together[i]
+
+
+def test_an_engine_notices_that_weights_were_exchanged_and_not_that_they_were_trained() -> None:
+    model = draw_model(TINY[1])
+    before = weights_at(model)
+    with torch.no_grad():
+        model.projector.weight.add_(1)
+    assert weights_at(model) == before
+    model.projector.weight = torch.nn.Parameter(model.projector.weight.clone())
+    assert weights_at(model) != before
+
+
+def test_two_lines_of_one_engine_do_not_meet() -> None:
+    """A stream is half read while another request is answered."""
+    engine, (first, second) = engine_of(2), prompts_of(2, [(1, 4, 0), (0, 6, 0)])
+    want = [generate_slowly(tiny(2), p, 20, eos_ids=[EOS], forbidden_ids=[IMAGE_ID]) for p in (first, second)]
+    stream = engine.stream(first, Sampling(max_tokens=20))
+    begun = [next(stream)]
+    assert engine.generate([second], Sampling(max_tokens=20))[0].tokens == want[1]
+    tokens = [*begun, *stream]
+    assert [token.id for token in tokens if token.finish_reason != "stop"] == want[0]

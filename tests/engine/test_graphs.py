@@ -1,16 +1,37 @@
-"""Recording on an accelerator; elsewhere test_ragged.py has a recorder of its own."""
+"""Recording on an accelerator; test_ragged.py has a recorder for everywhere."""
 
 import pytest
 import torch
 
 from paligemma.engine.graphs import CudaGraphs
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine"),
-]
+
+class NoGraphs(CudaGraphs):
+    """What cannot be recorded: needs no accelerator."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def captured(self, run):
+        raise self.error
 
 
+def test_what_cannot_be_recorded_runs_as_it_is_and_says_so():
+    def run():
+        return torch.ones(2)
+
+    with pytest.warns(RuntimeWarning, match="without recorded passes, slower: operation not permitted"):
+        assert NoGraphs(RuntimeError("operation not permitted\nmore")).record(run) is run
+    with pytest.raises(torch.OutOfMemoryError):
+        NoGraphs(torch.OutOfMemoryError("no memory")).record(run)
+
+
+def on_an_accelerator(test):
+    absent = pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine")
+    return pytest.mark.gpu(absent(test))
+
+
+@on_an_accelerator
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_recorded_function_reads_what_is_there_when_it_is_replayed(compiled):
     graphs = CudaGraphs(torch.device("cuda"), compiled=compiled)
@@ -29,6 +50,7 @@ def test_a_recorded_function_reads_what_is_there_when_it_is_replayed(compiled):
     assert first.tolist() == [22, 22, 22]
 
 
+@on_an_accelerator
 def test_two_recordings_take_turns():
     graphs = CudaGraphs(torch.device("cuda"))
     x = torch.arange(4.0, device="cuda")

@@ -70,6 +70,7 @@ class Engine:
         text = model.config.text
         self.continuous, self.invariant, self.compiled = continuous, invariant, compiled
         self._pool: Pool | None = None  # kept on an accelerator, for the passes recorded on it
+        self._recorded_on = 0
         self.runner = Runner(model, cache_dtype=cache_dtype, big_vision_softcap=big_vision_softcap, fine=fine)
         self.eos_ids = frozenset((eos_id,) if isinstance(eos_id, int) else eos_id)
         forbidden = {*range(text.vocab_size, text.embedding_rows), *forbidden_ids}
@@ -283,12 +284,12 @@ class Engine:
 
         if self.runner.device.type != "cuda" or (self._pool is not None and not self._pool.is_free):
             return make(rows, slots, None)  # beside the one in use, and not for long
-        kept = self._pool
+        kept = self._pool if self._recorded_on == (now := weights_at(self.runner.model)) else None
         if kept is not None:
             have = (len(kept), kept.slots)
             if have == (rows, slots) or (not self.invariant and have[0] >= rows and have[1] >= slots):
                 return kept
-        self._pool = kept = None  # its memory first
+        self._pool, self._recorded_on = None, now  # its memory first
         if not self.invariant:
             slots = -(-slots // SLOTS_STEP) * SLOTS_STEP
         self._pool = make(rows, slots, CudaGraphs(self.runner.device, compiled=self.compiled))
@@ -335,3 +336,8 @@ class Engine:
 def fixed_slots(tokens: int) -> int:
     """The slots of a row whose bits may depend on its own length only: a power of two."""
     return max(SLOTS_STEP, 1 << (tokens - 1).bit_length())
+
+
+def weights_at(model: PaliGemmaModel) -> int:
+    """Changes where weights are moved or exchanged, which recorded passes would miss; not where they are trained."""
+    return hash(tuple(tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())))

@@ -6,6 +6,7 @@ thousand small kernels, which the processor cannot launch as fast as the acceler
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -35,6 +36,22 @@ class CudaGraphs:
         self.pool = torch.cuda.graph_pool_handle()
 
     def record(self, run: Run) -> Run:
+        """The function as one launch; itself, with a warning, where it cannot be recorded."""
+        try:
+            return self.captured(run)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a library that waits for the device, say
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"decoding goes on without recorded passes, slower: {reason}", RuntimeWarning, stacklevel=2)
+            return run
+
+    def captured(self, run: Run) -> Run:
+        """The function as a graph.
+
+        Raises:
+            RuntimeError: it does what cannot be recorded.
+        """
         if self.compiled:
             torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
             run = torch.compile(run, dynamic=False, fullgraph=True)

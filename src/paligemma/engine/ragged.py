@@ -234,9 +234,9 @@ class Pool:
         elif self.recorder is not None:
             shape = Shape(self._fitting(high), CHAIN if tokens > 1 else 1, min(self.slots, stop_for(seen)))
         else:
-            return Pass(self, Shape(high, tokens, min(self.slots, seen)))
+            return Pass(self.runner, self.cache, self.forbidden, Shape(high, tokens, min(self.slots, seen)))
         if shape not in self.passes:
-            self.passes[shape] = Pass(self, shape)
+            self.passes[shape] = Pass(self.runner, self.cache, self.forbidden, shape, self.recorder)
         return self.passes[shape]
 
     def _fitting(self, rows: int) -> int:
@@ -255,40 +255,41 @@ def stop_for(seen: int) -> int:
 class Pass:
     """One pass of one shape, with inputs and outputs that stay where they are, so that it can be replayed."""
 
-    def __init__(self, pool: Pool, shape: Shape):
-        self.pool, self.shape = pool, shape
-        device = pool.runner.device
+    def __init__(
+        self, runner: Runner, cache: RaggedCache, forbidden: Tensor, shape: Shape, recorder: Recorder | None = None
+    ):
+        self.runner, self.cache, self.forbidden, self.shape, self.recorder = runner, cache, forbidden, shape, recorder
+        device = runner.device
         self.tokens = torch.zeros(shape.rows, shape.tokens, dtype=torch.int64, device=device)
         self.lengths = torch.zeros(shape.rows, dtype=torch.int64, device=device)
         self.column = torch.zeros(1, dtype=torch.int64, device=device)  # of what greedy passes say
         self.said = torch.zeros(BURST, shape.rows, dtype=torch.int64, device=device)
         self.logprobs = torch.zeros(BURST, shape.rows, dtype=torch.float32, device=device)
-        self._run: Run | None = None
-        self._step: Run | None = None
+        self.recorded: dict[str, Run] = {}
 
     def run(self, chains: dict[int, list[int]], lengths: Sequence[int]) -> Tensor:
         """Hidden states float[R, T, D] of these rows' tokens, to be read before the next pass."""
         self._set(chains, lengths)
-        if self._run is None:
-            self._run = self._record(self._hidden)
-        return self._run()
+        if self.recorder is None:
+            return self._hidden()
+        if "hidden" not in self.recorded:
+            self.recorded["hidden"] = self.recorder.record(self._hidden)
+        return self.recorded["hidden"]()
 
     def greedy(
         self, chains: dict[int, list[int]], lengths: Sequence[int], passes: int
     ) -> tuple[list[list[int]], list[list[float]]]:
+        """Tokens and their log-probabilities, pass after pass, for all rows."""
         assert 1 <= passes <= BURST, f"{passes} passes were asked for at once"
         self._set(chains, lengths)
-        if self._step is None:
-            self._step = self._record(self._greedy)
+        if self.recorder is not None and "greedy" not in self.recorded:
+            self.recorded["greedy"] = self.recorder.record(self._greedy)
             self._set(chains, lengths)  # recording has gone on from them
+        step = self.recorded.get("greedy", self._greedy)
         self.column.zero_()
         for _ in range(passes):
-            self._step()
+            step()
         return self.said[:passes].tolist(), self.logprobs[:passes].tolist()
-
-    def _record(self, run: Run) -> Run:
-        recorder = self.pool.recorder
-        return run if recorder is None else recorder.record(run)
 
     def _set(self, chains: dict[int, list[int]], lengths: Sequence[int]) -> None:
         rows, tokens = self.shape.rows, self.shape.tokens
@@ -297,18 +298,17 @@ class Pass:
         self.lengths.copy_(torch.tensor(lengths[:rows]))
 
     def _hidden(self) -> Tensor:
-        pool, (rows, tokens, stop) = self.pool, self.shape
-        device = self.tokens.device
+        (rows, tokens, stop), device = self.shape, self.tokens.device
         position = self.lengths[:, None] + torch.arange(tokens, device=device)
         key = torch.arange(stop, device=device)[None].expand(rows, stop)
         mask = AttentionMask(position, position, key, key, torch.ones_like(key, dtype=torch.bool))
-        x = pool.runner.model.language_model.embed(self.tokens)
-        return pool.runner.model.decode(x, mask, Appending(pool.cache, position, stop))
+        x = self.runner.model.language_model.embed(self.tokens)
+        return self.runner.model.decode(x, mask, Appending(self.cache, position, stop))
 
     def _greedy(self) -> Tensor:
-        logits = self.pool.runner.scores(self._hidden()[:, -1]).float()
+        logits = self.runner.scores(self._hidden()[:, -1]).float()
         log_z = logits.logsumexp(-1)
-        best, token = logits.masked_fill(self.pool.forbidden, -torch.inf).max(-1)
+        best, token = logits.masked_fill(self.forbidden, -torch.inf).max(-1)
         self.said.index_copy_(0, self.column, token[None])
         self.logprobs.index_copy_(0, self.column, (best - log_z)[None])
         self.column += 1
