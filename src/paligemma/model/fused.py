@@ -33,7 +33,9 @@ def plain() -> Iterator[None]:
 
 def kernels(x: Tensor) -> ModuleType | None:
     """The kernels, if they take `x` and what goes with it."""
-    if not (x.is_cuda and _wanted) or x.dtype not in HALF or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not x.is_cuda:
+        return cpu_kernels if _wanted and cpu_kernels.take(x) else None
+    if not _wanted or x.dtype not in HALF or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
     return _installed()
 
@@ -48,7 +50,7 @@ def matvec_kernels(x: Tensor, *linears: nn.Module) -> ModuleType | None:
 def row_kernels(x: Tensor, *weights: Tensor) -> ModuleType | None:
     """The same for matrices [O, D] themselves."""
     if not x.is_cuda:
-        return cpu_kernels if _wanted and cpu_kernels.take(x, *weights) else None
+        return cpu_kernels if _wanted and cpu_kernels.take_rows(x, *weights) else None
     alike = x.numel() == x.shape[-1] and all(weight.dtype == x.dtype for weight in weights)
     return kernels(x) if alike else None
 

@@ -19,7 +19,20 @@ from pathlib import Path
 
 import torch
 
-SOURCES = (Path(__file__).with_name("kernels.c"), Path(__file__).with_name("lanes.h"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "decoder.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("lanes.h", "numbers.h"))
+FUNCTIONS = {  # arguments: p pointer, i int64, f float; then what comes back
+    "branch": ("", ctypes.c_char_p),
+    "plain_product": ("ppppp", None),
+    "coded_product": ("pppppppp", None),
+    "scratch_bytes": ("p", ctypes.c_int64),
+    "pack": ("ppppppp", ctypes.c_double),
+    "rms_norm": ("iiippfp", None),
+    "add_norm": ("iiipppfpfpp", None),
+    "rotate": ("ppipppp", None),
+    "attend": ("ppppppp", None),
+}
+_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 COMPILERS = ("cc", "gcc", "clang")
 COMMON = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 FLAGS = (  # the first that the compiler takes
@@ -112,16 +125,9 @@ def load(path: Path) -> Library:
         OSError: it is none of this machine's.
     """
     handle = ctypes.CDLL(os.fspath(path))
-    pointer = ctypes.c_void_p
-    for name, arguments, result in (
-        ("branch", 0, ctypes.c_char_p),
-        ("scratch_bytes", 1, ctypes.c_int64),
-        ("plain_product", 5, None),
-        ("coded_product", 8, None),
-        ("pack", 7, ctypes.c_double),
-    ):
+    for name, (arguments, result) in FUNCTIONS.items():
         function = getattr(handle, name)
-        function.argtypes, function.restype = [pointer] * arguments, result
+        function.argtypes, function.restype = [_TYPES[kind] for kind in arguments], result
     return Library(path, handle.branch().decode(), handle)
 
 
@@ -136,7 +142,7 @@ def _compiler() -> str:
 
 def _fingerprint(compiler: str, extra: tuple[str, ...]) -> str:
     """Of everything the machine code depends on, the processor among it: caches are shared between machines."""
-    facts = [*(source.read_text() for source in SOURCES), compiler, str(Path(compiler).stat().st_mtime_ns)]
+    facts = [*(source.read_text() for source in (*SOURCES, *HEADERS)), compiler, str(Path(compiler).stat().st_mtime_ns)]
     facts += [str(FLAGS), str(COMMON), str(extra), str(_openmp()), torch.__version__, platform.machine(), _processor()]
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:24]
 
@@ -180,4 +186,4 @@ def _commands(compiler: str, extra: tuple[str, ...]) -> Iterator[list[str]]:
     for flags in FLAGS:
         runtime = _openmp() if "-fopenmp" in flags else None
         linked = [str(runtime), "-Wl,--as-needed"] if runtime else []
-        yield [compiler, *COMMON, *flags, *extra, str(SOURCES[0]), "-lm", *linked]
+        yield [compiler, *COMMON, *flags, *extra, *map(str, SOURCES), "-lm", *linked]

@@ -12,22 +12,16 @@
    scale of its own; all sums within a group are exact whole numbers. */
 
 #include "lanes.h"
+#include "numbers.h"
 #include <math.h>
 #include <stdlib.h>
-#ifdef _OPENMP
-#include <omp.h>
-#define THREAD omp_get_thread_num()
-#else
-#define THREAD 0
-#endif
 
 #define PANEL 64                /* outputs */
 #define VECTORS (PANEL / LANES) /* in a panel */
 #define TILE 6                  /* rows of x at a time: 24 sums, 4 weights and an input fill 32 registers */
-#define BLOCK 510              /* rows of x whose sums with a panel stay near; a multiple of TILE */
+#define BLOCK 510               /* rows of x whose sums with a panel stay near; a multiple of TILE */
 #define CHUNK 256               /* inputs whose weights stay near while all rows pass: 16 KiB of a panel */
-#define NEAR_BYTES 12288         /* of an input that stays in the first cache beside a row of weights */
-#define INLINE static inline __attribute__((always_inline))
+#define NEAR_BYTES 12288        /* of an input that stays in the first cache beside a row of weights */
 
 typedef struct {
     int64_t rows, in, out; /* true sizes */
@@ -38,29 +32,6 @@ typedef struct {
     int64_t bfloat16;      /* type of x, bias and y; float32 otherwise */
     int64_t threads;
 } shape;
-
-INLINE float from_bf16(uint16_t x) {
-    uint32_t wide = (uint32_t)x << 16;
-    float r;
-    memcpy(&r, &wide, 4);
-    return r;
-}
-
-INLINE uint16_t to_bf16(float x) { /* nearest, ties to even; NaN stays NaN */
-    uint32_t wide;
-    memcpy(&wide, &x, 4);
-    if (x != x) return (uint16_t)(wide >> 16 | 64);
-    return (uint16_t)((wide + 0x7fff + (wide >> 16 & 1)) >> 16);
-}
-
-INLINE float number(const void *p, int64_t i, int bfloat16) {
-    return bfloat16 ? from_bf16(((const uint16_t *)p)[i]) : ((const float *)p)[i];
-}
-
-INLINE void put(void *p, int64_t i, float x, int bfloat16) {
-    if (bfloat16) ((uint16_t *)p)[i] = to_bf16(x);
-    else ((float *)p)[i] = x;
-}
 
 const char *branch(void) { return BRANCH; }
 

@@ -1,0 +1,175 @@
+/* The work of a decoder layer between its matrices, for few rows: norms, rotation, attention with a cap. PyTorch does
+   each in ten steps of which most of the time is the stepping. Sums in float32; what is stored between two steps is
+   rounded to the tensors' type as PyTorch rounds it, but for attention, which keeps float32 until its result. */
+
+#include "lanes.h"
+#include "numbers.h"
+#include <math.h>
+#include <stdlib.h>
+
+/* --- norms ------------------------------------------------------------------------------------------------------ */
+
+INLINE void norm_row(const void *x, const void *weight, float eps, int64_t width, void *out, int bfloat16) {
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < width; i++) squares += number(x, i, bfloat16) * number(x, i, bfloat16);
+    float scale = 1 / sqrtf(squares / width + eps);
+    for (int64_t i = 0; i < width; i++)
+        put(out, i, number(x, i, bfloat16) * scale * (1 + number(weight, i, bfloat16)), bfloat16);
+}
+
+INLINE void add_rows(int64_t rows, int64_t width, const void *x, const void *change, const void *post, float post_eps,
+                     const void *after, float eps, void *total, void *out, int bfloat16) {
+    const int64_t bytes = width * (bfloat16 ? 2 : 4);
+    for (int64_t row = 0; row < rows; row++) {
+        const char *from = (const char *)x + row * bytes, *more = (const char *)change + row * bytes;
+        char *sums = (char *)total + row * bytes;
+        if (post) norm_row(more, post, post_eps, width, sums, bfloat16), more = sums;
+        for (int64_t i = 0; i < width; i++) put(sums, i, number(from, i, bfloat16) + number(more, i, bfloat16), bfloat16);
+        if (after) norm_row(sums, after, eps, width, (char *)out + row * bytes, bfloat16);
+    }
+}
+
+/* out = norm(x) * (1 + weight), rows of `width`. */
+void rms_norm(int64_t rows, int64_t width, int64_t bfloat16, const void *x, const void *weight, float eps, void *out) {
+    const int64_t bytes = width * (bfloat16 ? 2 : 4);
+    for (int64_t row = 0; row < rows; row++) {
+        const void *from = (const char *)x + row * bytes;
+        void *to = (char *)out + row * bytes;
+        if (bfloat16) norm_row(from, weight, eps, width, to, 1);
+        else norm_row(from, weight, eps, width, to, 0);
+    }
+}
+
+/* total = x + norm(change), out = norm(total); without `post` the change is added as it is, without `after` no out. */
+void add_norm(int64_t rows, int64_t width, int64_t bfloat16, const void *x, const void *change, const void *post,
+              float post_eps, const void *after, float eps, void *total, void *out) {
+    if (bfloat16) add_rows(rows, width, x, change, post, post_eps, after, eps, total, out, 1);
+    else add_rows(rows, width, x, change, post, post_eps, after, eps, total, out, 0);
+}
+
+/* --- rotation --------------------------------------------------------------------------------------------------- */
+
+INLINE void turn(const void *x, const float *cos, const float *sin, int64_t half, void *out, int bfloat16) {
+    for (int64_t i = 0; i < half; i++) {
+        float first = number(x, i, bfloat16), second = number(x, half + i, bfloat16);
+        put(out, i, first * cos[i] - second * sin[i], bfloat16);
+        put(out, half + i, second * cos[i] + first * sin[i], bfloat16);
+    }
+}
+
+/* x[batch, heads, length, 2 half] with strides in numbers -> out, contiguous; angles float32[batch, length, half]. */
+void rotate(const int64_t *sizes, const int64_t *strides, int64_t bfloat16, const void *x, const float *cos,
+            const float *sin, void *out) {
+    const int64_t heads = sizes[1], length = sizes[2], half = sizes[3] / 2, wide = bfloat16 ? 2 : 4;
+    for (int64_t row = 0; row < sizes[0] * heads * length; row++) {
+        int64_t b = row / (heads * length), n = row / length % heads, t = row % length, at = (b * length + t) * half;
+        const char *from = (const char *)x + (b * strides[0] + n * strides[1] + t * strides[2]) * wide;
+        char *to = (char *)out + row * 2 * half * wide;
+        if (bfloat16) turn(from, cos + at, sin + at, half, to, 1);
+        else turn(from, cos + at, sin + at, half, to, 0);
+    }
+}
+
+/* --- attention -------------------------------------------------------------------------------------------------- */
+
+#define NONE (-2.3819763e38f)
+
+INLINE float exponential(float x) { /* within 2e-7 of e^x; made so that compilers compute many at once */
+    x = x < -87 ? -87 : x > 88 ? 88 : x;
+    float whole = rintf(x * 1.44269504f), rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    float power = 1.0f / 720;
+    power = power * rest + 1.0f / 120, power = power * rest + 1.0f / 24, power = power * rest + 1.0f / 6;
+    power = power * rest + 0.5f, power = power * rest + 1, power = power * rest + 1;
+    int32_t bits = ((int32_t)whole + 127) << 23;
+    float two;
+    memcpy(&two, &bits, 4);
+    return power * two;
+}
+
+INLINE float dot(const void *a, const void *b, int64_t count, int bfloat16) {
+    floats acc[2] = {floats_of(0), floats_of(0)};
+    int64_t step = bfloat16 ? 2 * LANES : LANES, k = 0;
+    for (; k + 2 * step <= count; k += 2 * step)
+        for (int i = 0; i < 2; i++) {
+            int64_t at = k + i * step;
+            acc[i] = bfloat16 ? dot_bf16(acc[i], (const uint16_t *)a + at, (const uint16_t *)b + at)
+                              : fma16(load_f32((const float *)a + at), load_f32((const float *)b + at), acc[i]);
+        }
+    float total = sum(add(acc[0], acc[1]));
+    for (; k < count; k++) total += number(a, k, bfloat16) * number(b, k, bfloat16);
+    return total;
+}
+
+typedef struct {
+    int64_t batch, heads, length, head_dim, kv_heads, keys; /* of q [batch, heads, length, head_dim], k and v */
+    int64_t q[3], k[3], v[3];                               /* strides in numbers, but the last, which is 1 */
+    int64_t of_queries, of_keys;                            /* strides of a row's steps, positions, valid marks */
+    int64_t window;                                         /* 0 is none */
+    int64_t bfloat16, threads;
+    float scale, softcap; /* a cap of 0 is none */
+} attention;
+
+typedef struct {
+    const int64_t *query_step, *query_position, *key_step, *key_position;
+    const uint8_t *key_valid;
+} marks;
+
+/* One query of one head: softmax of capped scores, then the mean of the values. `scores`: float32[keys]. */
+INLINE void attend_one(const attention *a, const marks *m, int64_t b, int64_t n, int64_t t, const void *q,
+                       const void *k, const void *v, float *scores, void *out, int bfloat16) {
+    const int64_t wide = bfloat16 ? 2 : 4, kv = n / (a->heads / a->kv_heads), keys = a->keys;
+    const char *query = (const char *)q + (b * a->q[0] + n * a->q[1] + t * a->q[2]) * wide;
+    const char *key = (const char *)k + (b * a->k[0] + kv * a->k[1]) * wide;
+    const char *value = (const char *)v + (b * a->v[0] + kv * a->v[1]) * wide;
+    const int64_t *key_step = m->key_step + b * a->of_keys, *key_position = m->key_position + b * a->of_keys;
+    const int64_t step = m->query_step[b * a->of_queries + t], position = m->query_position[b * a->of_queries + t];
+    const uint8_t *valid = m->key_valid + b * a->of_keys;
+    for (int64_t s = 0; s < keys; s++) scores[s] = a->scale * dot(query, key + s * a->k[2] * wide, a->head_dim, bfloat16);
+    if (a->softcap > 0)
+        for (int64_t s = 0; s < keys; s++)
+            scores[s] = a->softcap * (1 - 2 / (1 + exponential(2 * scores[s] / a->softcap)));
+    float best = NONE, total = 0;
+    for (int64_t s = 0; s < keys; s++) {
+        int seen = valid[s] && key_step[s] <= step;
+        seen = seen && (!a->window || position - key_position[s] < a->window || key_step[s] == step);
+        scores[s] = seen ? scores[s] : NONE;
+    }
+    for (int64_t s = 0; s < keys; s++) best = scores[s] > best || scores[s] != scores[s] ? scores[s] : best;
+#pragma omp simd reduction(+ : total)
+    for (int64_t s = 0; s < keys; s++) {
+        scores[s] = exponential(scores[s] - best) * (scores[s] > NONE || best <= NONE ? 1.0f : 0.0f);
+        total += scores[s];
+    }
+    total = best == best ? total : NAN;
+    char *to = (char *)out + ((b * a->length + t) * a->heads + n) * a->head_dim * wide; /* length before heads */
+    int64_t h = 0;
+    for (; h + 4 * LANES <= a->head_dim; h += 4 * LANES) {
+        floats acc[4] = {floats_of(0), floats_of(0), floats_of(0), floats_of(0)};
+        for (int64_t s = 0; s < keys; s++)
+            for (int i = 0; i < 4; i++) {
+                const char *at = value + (s * a->v[2] + h + i * LANES) * wide;
+                floats x = bfloat16 ? load_bf16((const uint16_t *)at) : load_f32((const float *)at);
+                acc[i] = fma16(x, floats_of(scores[s]), acc[i]);
+            }
+        float line[4 * LANES];
+        for (int i = 0; i < 4; i++) store_f32(line + i * LANES, acc[i]);
+        for (int i = 0; i < 4 * LANES; i++) put(to, h + i, line[i] / total, bfloat16);
+    }
+    for (; h < a->head_dim; h++) {
+        float mean = 0;
+        for (int64_t s = 0; s < keys; s++) mean += scores[s] * number(value, s * a->v[2] + h, bfloat16);
+        put(to, h, mean / total, bfloat16);
+    }
+}
+
+/* out [batch, length, heads, head_dim]; scratch: float32[threads, keys]. */
+void attend(const attention *a, const void *q, const void *k, const void *v, const marks *m, void *out, float *scratch) {
+#pragma omp parallel for schedule(static) num_threads((int)a->threads)
+    for (int64_t row = 0; row < a->batch * a->heads * a->length; row++) {
+        int64_t b = row / (a->heads * a->length), n = row / a->length % a->heads, t = row % a->length;
+        float *scores = scratch + THREAD * a->keys;
+        if (a->bfloat16) attend_one(a, m, b, n, t, q, k, v, scores, out, 1);
+        else attend_one(a, m, b, n, t, q, k, v, scores, out, 0);
+    }
+}

@@ -1,0 +1,101 @@
+"""The steps between a decoder layer's matrices as functions of tensors, by `decoder.c`.
+
+In: CPU tensors, float32 or bfloat16, all of one type, without gradients, and a library that was found. Out: new
+tensors. Each does what its namesake in `model.layers` does, in one call. Not done here: asking whether it applies.
+"""
+
+import ctypes
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from paligemma.native.build import Library
+
+Norm = tuple[Tensor, float]  # weight and eps
+
+
+def rms_norm(found: Library, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * (1 + weight) over the last axis."""
+    x = x.contiguous()
+    out, width = torch.empty_like(x), x.shape[-1]
+    found.handle.rms_norm(
+        x.numel() // width, width, int(x.dtype == torch.bfloat16), x.data_ptr(), weight.data_ptr(), eps, out.data_ptr()
+    )
+    return out
+
+
+def add_norm(found: Library, x: Tensor, change: Tensor, post: Norm | None, after: Norm | None) -> tuple[Tensor, Tensor]:
+    """x + norm(change), and the norm of that; each norm may be left out."""
+    x, change = x.contiguous(), change.contiguous()
+    total, width = torch.empty_like(x), x.shape[-1]
+    out = torch.empty_like(x) if after else total
+    post_weight, post_eps = post or (None, 0.0)
+    weight, eps = after or (None, 0.0)
+    found.handle.add_norm(
+        x.numel() // width, width, int(x.dtype == torch.bfloat16), x.data_ptr(), change.data_ptr(),
+        0 if post_weight is None else post_weight.data_ptr(), post_eps, 0 if weight is None else weight.data_ptr(), eps,
+        total.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
+    return total, out
+
+
+@lru_cache(maxsize=1024)
+def _numbers(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def rotate(found: Library, x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The halves of each head rotated by angles float32[B, 1, T, H/2]; any strides but that of H."""
+    x = x_BNTH if x_BNTH.stride(-1) == 1 else x_BNTH.contiguous()
+    out, cos, sin = x.new_empty(x.shape), cos.contiguous(), sin.contiguous()
+    found.handle.rotate(
+        ctypes.addressof(_numbers(*x.shape)), ctypes.addressof(_numbers(*x.stride())), int(x.dtype == torch.bfloat16),
+        x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+class _Attention(ctypes.Structure):
+    """`attention` of decoder.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "length", "head_dim", "kv_heads", "keys")),
+        *((name, ctypes.c_int64 * 3) for name in ("q", "k", "v")),
+        *((name, ctypes.c_int64) for name in ("of_queries", "of_keys", "window", "bfloat16", "threads")),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+    ]
+
+
+def attend(
+    found: Library, q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, *, scale: float, softcap: float | None,
+    window: int | None, query_step: Tensor, query_position: Tensor, key_step: Tensor, key_position: Tensor,
+    key_valid: Tensor,
+) -> Tensor:  # fmt: skip
+    """Attention of few queries under an `AttentionMask`; [B, N, T, H], in memory T before N.
+
+    Masks are int64[B, T or S] and bool[B, S], alike in strides among those of T and among those of S.
+    """
+    batch, heads, length, head_dim = q_BNTH.shape
+    kv_heads, keys = k_BKSH.shape[1], k_BKSH.shape[2]
+    threads = torch.get_num_threads() if batch * heads * length * keys * head_dim > 2**15 else 1
+    q, k, v = (part if part.stride(-1) == 1 else part.contiguous() for part in (q_BNTH, k_BKSH, v_BKSH))
+    strides = [(ctypes.c_int64 * 3)(*part.stride()[:3]) for part in (q, k, v)]
+    asked = _Attention(
+        batch, heads, length, head_dim, kv_heads, keys, *strides,
+        query_step.stride(0), key_step.stride(0), window or 0, int(q.dtype == torch.bfloat16), threads, scale,
+        softcap or 0.0,
+    )  # fmt: skip
+    marks = (query_step, query_position, key_step, key_position, key_valid)
+    assert all(mark.stride(-1) == 1 or mark.shape[-1] == 1 for mark in marks), "marks of a row must be neighbours"
+    assert query_step.stride() == query_position.stride(), "steps and positions must lie alike"
+    assert key_step.stride() == key_position.stride() == key_valid.stride(), "marks of keys must lie alike"
+    pointers = (ctypes.c_void_p * 5)(*(mark.data_ptr() for mark in marks))
+    out = q.new_empty(batch, length, heads, head_dim)
+    scratch = torch.empty(threads, keys)
+    found.handle.attend(
+        ctypes.addressof(asked), q.data_ptr(), k.data_ptr(), v.data_ptr(), ctypes.addressof(pointers), out.data_ptr(),
+        scratch.data_ptr(),
+    )  # fmt: skip
+    return out.transpose(1, 2)
