@@ -47,7 +47,7 @@ class Engine:
         continuous: whether rows come and go on their own, with recorded passes on an accelerator (`continuous.py`);
             None does so on an accelerator. The tokens are the same either way.
         invariant: an answer has the same bits whoever is decoded beside it, as long as `batch_size` stays the same;
-            without, rounding differs in the last digits. Implies `continuous`; docs/decisions/0014 has its cost.
+            without, rounding differs in the last digits. Implies `continuous`; decision 15 has its cost.
         compiled: lets TorchInductor fuse the recorded passes; minutes at first, faster afterwards.
 
     Raises:
