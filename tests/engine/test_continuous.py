@@ -6,27 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.oracle import EOS, IMAGE_ID, TINY, draw_model, draw_prompt
+from tests.recorder import Again
 
 from paligemma.engine import Engine, Sampling, continuous, generate_slowly
 from paligemma.engine.engine import weights_at
-from paligemma.engine.graphs import Run
 from paligemma.engine.ragged import Pool
 from paligemma.engine.sampling import Single
 from paligemma.engine.scheduler import Request
 from paligemma.model import PaliGemmaModel
-
-
-class Again:
-    """Records as an accelerator does: warms up, and then gives one and the same tensor each time."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-
-    def record(self, run: Run) -> Run:
-        self.recorded += 1
-        run()
-        out = run().clone()
-        return lambda: out.copy_(run())
 
 
 @cache

@@ -6,28 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.oracle import TINY, draw_model, draw_prompt
+from tests.recorder import Again
 from torch import Tensor
 
-from paligemma.engine.graphs import Run
 from paligemma.engine.ragged import BURST, CHAIN, Pool, Row, stop_for
 from paligemma.engine.runner import Runner
 from paligemma.model import PaliGemmaModel
 
 NONE = torch.tensor([], dtype=torch.int64)
 SHAPES = [(1, 5, 0), (2, 3, 3), (0, 7, 0), (1, 1, 1)]
-
-
-class Again:
-    """Records as an accelerator does: warms up, and then gives one and the same tensor each time."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-
-    def record(self, run: Run) -> Run:
-        self.recorded += 1
-        run()
-        out = run().clone()
-        return lambda: out.copy_(run())
 
 
 @cache

@@ -73,7 +73,11 @@ sys.modules["transformers"] = None
 import pkgutil, importlib, paligemma
 for module in pkgutil.walk_packages(paligemma.__path__, "paligemma."):
     if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:  # Triton comes with PyTorch for CUDA; one module needs it
+            if (module.name, error.name) != ("paligemma.model.triton_kernels", "triton"):
+                raise
 print("fine")
 """
     assert run_python(code) == "fine\n"
