@@ -26,6 +26,7 @@ from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import VARIANTS
 from paligemma.errors import CheckpointError, UnavailableError, UsageError
 from paligemma.metrics.calibration import Calibration
+from paligemma.model import PaliGemmaModel
 from paligemma.processor import Processor
 
 
@@ -75,11 +76,7 @@ def load(
     if adapter_path is not None:
         size_px = trained_size_px(adapter_path) or size_px
     processor = _processor(opened, size_px, tokenizer, resize)
-    packed = None
-    if quantize is None:
-        model = at_resolution(build_model(opened, chosen, place), size_px)
-    else:
-        model, packed = build_packed(opened, chosen, methods_of(quantize), place, image_size_px=size_px)
+    model, packed = _built(opened, chosen, place, size_px, quantize)
     called = opened.name or str(path if adapter is None and adapter_path else name)
     if adapter_path is not None:
         load_adapter(
@@ -90,6 +87,14 @@ def load(
         image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path, adapter_path, calibration),
         adapter_path=adapter_path, packed=packed,
     )  # fmt: skip
+
+
+def _built(
+    opened: Opened, dtype: torch.dtype, device: torch.device, size_px: int, quantize: str | Mapping[str, str] | None
+) -> tuple[PaliGemmaModel, PackReport | None]:
+    if quantize is None:
+        return at_resolution(build_model(opened, dtype, device), size_px), None
+    return build_packed(opened, dtype, methods_of(quantize), device, image_size_px=size_px)
 
 
 def _processor(opened: Opened, size_px: int, tokenizer: str | os.PathLike[str] | None, resize: str | None) -> Processor:

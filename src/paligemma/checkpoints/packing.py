@@ -56,6 +56,11 @@ class PackReport:
     def bytes(self) -> int:
         return sum(row.bytes for row in self.rows)
 
+    def __str__(self) -> str:
+        known = [row.error for row in self.rows if row.error is not None]
+        worst = f"; the least exact is {max(known):.1%} off" if known else ""
+        return f"{len(self.rows)} matrices take {self.bytes / 1e9:.3g} GB in fewer bits{worst}"
+
     def to_text(self) -> str:
         """A line for each matrix: name, shape, method, error."""
         lines = [

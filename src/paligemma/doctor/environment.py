@@ -16,7 +16,7 @@ def describe() -> dict[str, Any]:
     """Facts by name; `problems` lists, one sentence each, what would stop a first command."""
     import torch
 
-    from paligemma import __version__
+    from paligemma import __version__, native
     from paligemma.checkpoints.hub import BUNDLED, cache_directory
 
     facts: dict[str, Any] = {
@@ -27,6 +27,7 @@ def describe() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "devices": devices(),
+        "kernels": native.status(),
         "bundled_model": BUNDLED["nano"].is_dir(),
         "hub_cache": str(cache_directory()),
         "offline": os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),

@@ -38,7 +38,7 @@ const char *branch(void) { return BRANCH; }
 /* --- plain weights ---------------------------------------------------------------------------------------------- */
 
 /* `outs` neighbouring outputs, 1 or 4, for each of `rows` inputs x[rows, in] -> y[rows, outs]; four sums for each input
-   either way. Memory is fastest read front to back, so one row of w at a time, as long as x stays in the first cache. */
+   either way. Memory is fastest read front to back: one row of w at a time, as long as one x stays in the first cache. */
 INLINE void plain_tile(int rows, int outs, int bfloat16, const void *x, const void *w, int64_t in, float *y) {
     const int64_t step = bfloat16 ? 2 * LANES : LANES, stride = outs == 4 ? step : 4 * step, whole = in / stride * stride;
     const uint16_t *w16 = w, *x16 = x;
@@ -50,8 +50,9 @@ INLINE void plain_tile(int rows, int outs, int bfloat16, const void *x, const vo
         for (int i = 0; i < 4; i++)
             for (int m = 0; m < rows; m++) {
                 int64_t at = outs == 4 ? k : k + i * step, at_w = (outs == 4 ? i * in : 0) + at, at_x = m * in + at;
-                acc[m][i] = bfloat16 ? dot_bf16(acc[m][i], w16 + at_w, x16 + at_x)
-                                     : fma16(load_f32(w32 + at_w), load_f32(x32 + at_x), acc[m][i]);
+                acc[m][i] = bfloat16 && outs == 1 ? widened_dot(acc[m][i], w16 + at_w, x16 + at_x) /* was faster */
+                            : bfloat16            ? dot_bf16(acc[m][i], w16 + at_w, x16 + at_x)
+                                                  : fma16(load_f32(w32 + at_w), load_f32(x32 + at_x), acc[m][i]);
             }
     for (int m = 0; m < rows; m++) {
         if (outs == 1) acc[m][0] = add(add(acc[m][0], acc[m][1]), add(acc[m][2], acc[m][3]));
@@ -77,7 +78,7 @@ static void plain_tiles(int rows, int outs, int bfloat16, const void *x, const v
 /* y[rows, out] = x[rows, in] w[out, in]' + bias, all of one type; 1 to 4 rows. */
 void plain_product(const shape *s, const void *x, const void *w, const void *bias, void *y) {
     const int64_t in = s->in, out = s->out, rows = s->rows;
-    const int bfloat16 = s->bfloat16 != 0, wide = bfloat16 ? 2 : 4, outs = in * wide > NEAR_BYTES ? 4 : 1;
+    const int bfloat16 = s->bfloat16 != 0, wide = bfloat16 ? 2 : 4, outs = rows > 1 || in * wide > NEAR_BYTES ? 4 : 1;
 #pragma omp parallel for schedule(guided, 16) num_threads((int)s->threads)
     for (int64_t first = 0; first < out; first += outs) {
         float sums[4 * 4] = {0};

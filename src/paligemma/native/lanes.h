@@ -23,15 +23,12 @@ static inline void store_f32(float *p, floats x) { _mm512_storeu_ps(p, x); }
 static inline floats load_bf16(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
-/* acc + products of 32 numbers, two for each lane, in whatever order. */
-static inline floats dot_bf16(floats acc, const uint16_t *a, const uint16_t *b) {
 #ifdef __AVX512BF16__
+#define DOT_BF16
+static inline floats dot_bf16(floats acc, const uint16_t *a, const uint16_t *b) {
     return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(a), (__m512bh)_mm512_loadu_si512(b));
-#else
-    acc = _mm512_fmadd_ps(load_bf16(a), load_bf16(b), acc);
-    return _mm512_fmadd_ps(load_bf16(a + LANES), load_bf16(b + LANES), acc);
-#endif
 }
+#endif
 static inline floats add(floats a, floats b) { return _mm512_add_ps(a, b); }
 static inline floats mul(floats a, floats b) { return _mm512_mul_ps(a, b); }
 static inline floats fma16(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
@@ -75,9 +72,6 @@ static inline floats add(floats x, floats y) { return (floats){_mm256_add_ps(x.a
 static inline floats mul(floats x, floats y) { return (floats){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 static inline floats fma16(floats x, floats y, floats z) {
     return (floats){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
-}
-static inline floats dot_bf16(floats acc, const uint16_t *a, const uint16_t *b) {
-    return fma16(load_bf16(a + LANES), load_bf16(b + LANES), fma16(load_bf16(a), load_bf16(b), acc));
 }
 static inline float sum(floats x) {
     __m256 both = _mm256_add_ps(x.a, x.b);
@@ -132,9 +126,6 @@ static inline floats load_bf16(const uint16_t *p) {
 static inline floats add(floats a, floats b) { return a + b; }
 static inline floats mul(floats a, floats b) { return a * b; }
 static inline floats fma16(floats a, floats b, floats c) { return a * b + c; }
-static inline floats dot_bf16(floats acc, const uint16_t *a, const uint16_t *b) {
-    return fma16(load_bf16(a + LANES), load_bf16(b + LANES), fma16(load_bf16(a), load_bf16(b), acc));
-}
 static inline float sum(floats x) {
     float total = 0;
     for (int i = 0; i < LANES; i++) total += x[i];
@@ -156,4 +147,12 @@ static inline void look_up(bytes packed, const uint8_t *table, bytes *low, bytes
     for (int i = 0; i < 64; i++) a[i] = table[from[i] & 15], b[i] = table[from[i] >> 4];
     memcpy(low, a, 64), memcpy(high, b, 64);
 }
+#endif
+
+/* acc + the products of 32 numbers, two for each lane. */
+static inline floats widened_dot(floats acc, const uint16_t *a, const uint16_t *b) {
+    return fma16(load_bf16(a + LANES), load_bf16(b + LANES), fma16(load_bf16(a), load_bf16(b), acc));
+}
+#ifndef DOT_BF16
+#define dot_bf16 widened_dot
 #endif

@@ -71,6 +71,8 @@ def load(options: ModelOptions) -> "PaliGemma":
     model = load_model(name, **chosen)
     for notice in model.notes:
         console.note(str(notice), "note")
+    if model.packed is not None:
+        console.note(str(model.packed), "note")
     return model
 
 

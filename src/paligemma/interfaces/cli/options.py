@@ -80,6 +80,8 @@ class ModelOptions:
     """Directory of a LoRA in PEFT's format to answer with, trained on this model."""
     any_base: Flag = False
     """Accept an adapter that was trained on another model."""
+    quantize: str | None = None
+    """Keep matrices in fewer bits: int8, int4, nf4, or by part as in lm=int4,head=int8 (vision, lm, head)."""
 
 
 @Parameter(name="*", group=_ANSWER)
