@@ -71,7 +71,7 @@ def test_a_block_of_the_language_model_keeps_what_the_formula_says(text, way, pr
         model, lambda: model.language_model.layers[1](x.requires_grad_() * 1, angles, mask, None), precision
     )
     shape = Shape(rows=ROWS, tokens=TOKENS, learnt=1, pictures=0)
-    formula = ROWS * TOKENS * text_token(text, parts, c, frozen) + text_scores(text, shape, c)
+    formula = ROWS * TOKENS * text_token(text, parts, c, 4) + text_scores(text, shape, c, 4)
     formula += activations._casts(parts.lm, frozen) if c == 2 else 0
     assert formula == pytest.approx(real, rel=0.06)
 
@@ -83,18 +83,18 @@ def test_a_block_of_the_image_encoder_keeps_what_the_formula_says(way, precision
     c, seen = 2 if precision == "bf16" else 4, VISION.num_image_tokens
     x = torch.randn(8, seen, VISION.width, dtype=torch.bfloat16 if frozen == 2 else torch.float32)
     real = bytes_kept(model, lambda: model.vision_tower.layers[1](x.requires_grad_() * 1), precision)
-    formula = 8 * seen * vision_token(VISION, parts.vision, c, frozen)
+    formula = 8 * seen * vision_token(VISION, parts.vision, c, frozen, 4)
     formula += activations._casts(parts.vision, frozen) if c == 2 else 0
     assert formula == pytest.approx(real, rel=0.1)
 
 
 def test_scores_made_in_blocks_are_not_kept(monkeypatch):
     shape = Shape(rows=ROWS, tokens=TOKENS, learnt=1, pictures=0)
-    whole = text_scores(GEMMA_2, shape, 4)
+    whole = text_scores(GEMMA_2, shape, 4, 4)
     assert whole > 0
     limit = 4 * ROWS * 4 * TOKENS * TOKENS - 1
     monkeypatch.setattr(activations, "BLOCK_BYTES", limit)
-    assert text_scores(GEMMA_2, shape, 4) == 0
+    assert text_scores(GEMMA_2, shape, 4, 4) == 0
 
 
 def test_checkpointing_keeps_a_stream_and_one_block():

@@ -1,10 +1,11 @@
 """Bytes a step keeps between its forward and its backward pass, by formula, layer by layer.
 
-Letters: n tokens, c bytes of a computed number (2 in bfloat16, 4 in float32), r of the residual stream, D width, M of
-the MLP, Q and K widths of queries and of keys.
+Letters: n tokens, c bytes of a computed number (2 in bfloat16, 4 in float32), a of one in attention (4 on a CPU,
+whatever the precision, where there is no cap; else c), r of the residual stream, D width, M of the MLP, Q and K widths
+of queries and of keys.
 
-    SigLIP block    r 2D [two norms]  + c 4D [q k v out]  + c M [gelu]                            a token
-    Gemma block     4 per norm D (+ 4 D if it is trained)  + c (2Q + 2K)  + c 3M [gate gelu up]   a token
+    SigLIP block    r 2D [two norms]  + a 4D [q k v out]  + c M [gelu]                            a token
+    Gemma block     4 per norm D (+ 4 D if it is trained)  + a (2Q + 2K)  + c 3M [gate gelu up]   a token
     soft-capped attention   (8 + c if c is 2) bytes a score, where all scores of a layer fit one block of `attend`
     each linear layer that learns    its input once more, cast on its own in bfloat16
     each float32 matrix used in bfloat16    its cast copy, which the graph holds
@@ -62,6 +63,7 @@ class Kept:
 def kept(
     architecture: Config, parts: Inventory, shape: Shape, *,
     bf16: bool, checkpointing: bool, residual: int, chunk: int, weight_bytes: int = FLOAT32, casts: bool = True,
+    device: str = "cuda",
 ) -> Kept:  # fmt: skip
     """The bytes of one micro-batch.
 
@@ -70,12 +72,14 @@ def kept(
         chunk: rows of logits that exist at a time.
         weight_bytes: of frozen weights; float32 ones are cast in bfloat16.
         casts: False where the copies of weights are made again in the backward pass, as "fsdp2" does.
+        device: "cuda" or "cpu".
     """
     c = BFLOAT16 if bf16 else FLOAT32
+    a = FLOAT32 if device == "cpu" else c
     vision, text = architecture.vision, architecture.text
     seen, read = shape.pictures * vision.num_image_tokens, shape.rows * shape.tokens
-    one_seen = seen * vision_token(vision, parts.vision, c, residual) if parts.vision_learns else 0
-    one_read = read * text_token(text, parts, c, residual) + text_scores(text, shape, c)
+    one_seen = seen * vision_token(vision, parts.vision, c, residual, a) if parts.vision_learns else 0
+    one_read = read * text_token(text, parts, c, a) + text_scores(text, shape, c, a)
     streams = residual * seen * vision.width * parts.vision_learns, residual * read * text.width
     if checkpointing:
         whole = streams[0] * vision.depth, streams[1] * text.depth
@@ -95,16 +99,18 @@ def kept(
     )  # fmt: skip
 
 
-def vision_token(vision: VisionConfig, layers: Sequence[Layer], c: int, residual: int) -> int:
+def vision_token(vision: VisionConfig, layers: Sequence[Layer], c: int, residual: int, a: int) -> int:
     """Bytes of one image token in one block."""
-    return residual * 2 * vision.width + c * (4 * vision.width + vision.mlp_dim) + inputs_token(layers, c)
+    width = vision.width
+    return residual * 2 * width + a * 4 * width + c * vision.mlp_dim + inputs_token(layers, c)
 
 
-def text_token(text: TextConfig, parts: Inventory, c: int, residual: int) -> int:
+def text_token(text: TextConfig, parts: Inventory, c: int, a: int) -> int:
     """Bytes of one token in one block, attention scores apart."""
     queries, keys = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
     norms = text.num_norms * FLOAT32 * text.width * (2 if parts.norms_trained else 1)
-    return norms + c * (2 * queries + 2 * keys + 3 * text.mlp_dim) + inputs_token(parts.lm, c)
+    attention = (a if text.attn_logit_softcap is None else c) * (2 * queries + 2 * keys)
+    return norms + attention + c * 3 * text.mlp_dim + inputs_token(parts.lm, c)
 
 
 def inputs_token(layers: Sequence[Layer], c: int) -> int:
@@ -116,12 +122,11 @@ def inputs_token(layers: Sequence[Layer], c: int) -> int:
     return c * (sum(owners.values()) + sum(layer.rank for layer in names.values()))
 
 
-def text_scores(text: TextConfig, shape: Shape, c: int) -> int:
+def text_scores(text: TextConfig, shape: Shape, c: int, a: int) -> int:
     """Bytes of the attention scores one layer keeps: none by fused kernels, nor where they are made in blocks."""
     pairs = shape.rows * shape.tokens**2
-    mask = pairs * c
     if text.attn_logit_softcap is None:
-        return mask
+        return pairs * a  # the mask
     scores = pairs * text.num_heads
     if FLOAT32 * scores > BLOCK_BYTES:
         return 0

@@ -102,7 +102,7 @@ def training(
     held = kept(
         architecture, parts, shape, bf16=bf16, checkpointing=config.checkpointing, casts=not fsdp,
         residual=frozen_bytes if config.lora is not None else FLOAT32, chunk=config.loss.chunk,
-        weight_bytes=frozen_bytes,
+        weight_bytes=frozen_bytes, device=device,
     )  # fmt: skip
     static = weights + optimizer + average + gathered
     unpacked = config.optim.name == "adamw8bit" and device == "cpu"
