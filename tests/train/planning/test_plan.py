@@ -95,7 +95,7 @@ def test_the_cpu_unpacks_what_adamw8bit_remembers_of_the_largest_tensor():
     assert memory.peak == memory.weights + memory.optimizer + memory.gradients + 20 * largest_tensor
     assert training(BIG, config, shape).peak < memory.peak
     assert peak(optimizer="adamw8bit", device="cpu") > peak(optimizer="adamw8bit")
-    assert peak(device="cpu") == peak()
+    assert peak() < peak(device="cpu") < 1.01 * peak()  # SigLIP's attention in float32
 
 
 def test_momentum_counts():
