@@ -10,7 +10,6 @@ from torch import Tensor
 
 from paligemma.config import IMAGE_SLOT, NUM_LOC_TOKENS, NUM_SEG_TOKENS
 from paligemma.model import PaliGemmaModel, Targets, suffix_loss, suffix_sum
-from paligemma.model.loss import PLAIN
 
 
 def loss_case() -> tuple[PaliGemmaModel, SimpleNamespace, Tensor, list[Tensor]]:
