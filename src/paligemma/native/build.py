@@ -79,7 +79,7 @@ def library() -> Library | None:
 
 
 def status() -> str:
-    """Which kernels run, for people: `avx512vnni, in /home/...`, or why none."""
+    """Which kernels run, for people: `avx512vnni, in PATH`, or why none."""
     found = _found()
     return f"{found.branch}, in {found.path}" if isinstance(found, Library) else f"none, plain PyTorch instead: {found}"
 
