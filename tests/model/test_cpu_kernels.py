@@ -1,10 +1,14 @@
 """Few rows times large matrices on a CPU: the same numbers as PyTorch's, and left alone where they do not apply."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from paligemma.model import cpu_kernels
+from paligemma.config import Config, TextConfig, VisionConfig
+from paligemma.engine import Engine, Sampling, generate_slowly
+from paligemma.model import PaliGemmaModel, cpu_kernels
 from paligemma.model.fused import matvec_kernels, plain, row_kernels
 from paligemma.native import library
 
@@ -47,3 +51,41 @@ def test_where_they_do_not_apply(monkeypatch):
             assert row_kernels(x, weight) is None
         monkeypatch.setattr(cpu_kernels, "library", lambda: None)
         assert row_kernels(x, weight) is None
+
+
+def wide(dtype):
+    """A model whose rows and matrices are large enough for the kernels."""
+    vision = VisionConfig(image_size_px=28, patch_size_px=14, width=32, depth=1, mlp_dim=64, num_heads=2)
+    text = TextConfig(
+        width=256, depth=2, mlp_dim=1024, num_heads=4, num_kv_heads=1, head_dim=256, vocab_size=1100, post_norms=True,
+        attn_logit_softcap=50.0, final_logit_softcap=30.0, sliding_window=6,
+    )  # fmt: skip
+    model = PaliGemmaModel(Config(vision=vision, text=text))
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data = numbers(*parameter.shape, seed=i) * (0.2 if parameter.ndim == 1 else 0.08)
+    return model.to(dtype).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_greedy_tokens_are_those_of_the_oracle(dtype):
+    model = wide(dtype)
+    no_picture = {"pixels": None, "features": None}
+    prompts = [
+        SimpleNamespace(tokens=torch.arange(2, 2 + n), mask_ar=torch.zeros(n, dtype=torch.int64), **no_picture)
+        for n in (3, 9, 5)
+    ]
+    with plain():
+        slow = [generate_slowly(model.float(), prompt, 8, eos_ids=[1]) for prompt in prompts]
+    model.to(dtype)
+    engine, sampling = Engine(model, eos_id=1), Sampling(max_tokens=8)
+    if dtype == torch.float32:
+        together = [answer.tokens for answer in engine.generate(prompts, sampling)]
+        assert together == slow
+        assert [engine.generate([prompt], sampling)[0].tokens for prompt in prompts] == slow
+    else:
+        found = [engine.generate([prompt], sampling)[0] for prompt in prompts]
+        with plain():
+            expected = [engine.generate([prompt], sampling)[0] for prompt in prompts]
+        assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.logprobs == pytest.approx(theirs.logprobs, abs=0.05)
