@@ -212,4 +212,4 @@ def test_peak_memory_is_the_decoded_weights_own(tmp_path):
     assert result.returncode == 0, result.stderr
     own, peak, _ = (float(word) for word in result.stdout.split())
     assert own > 120
-    assert peak < 1.2 * own, "MiB"
+    assert peak < 1.3 * own, "MiB"  # the codes beside the weights would be 1.5
