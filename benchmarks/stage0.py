@@ -64,6 +64,7 @@ class Setting:
     device: torch.device
     pictures: tuple[int, int]  # of a step of stage 0 and of stage 1
     questions: int
+    asked: tuple[str, ...]  # kinds of questions
     rate: float
     seed: int
     workers: int
@@ -97,7 +98,7 @@ class Setting:
         count = self.size(column)
         plan = ScenePlan(
             pictures=count, micro=count, questions=0 if column == PATCHES else self.questions,
-            kinds={"objects": 1.0}, asked=ASKED, languages={"en": 1.0},
+            kinds={"objects": 1.0}, asked={kind: ASKED[kind] for kind in self.asked}, languages={"en": 1.0},
         )  # fmt: skip
         return SceneStream(self.processor, plan, first_seed=first_seed)
 
@@ -179,7 +180,7 @@ def run(column: str, setting: Setting, steps: dict[str, int], rates: Sequence[fl
     found["stage 1"] = setting.learn(NONE, model, steps[column if column == LONGER else NONE], setting.rate, 10_000_000)
     report = evaluate(
         PaliGemma(model, setting.processor, name=column),
-        f"scenes:objects?languages=en&asks={','.join(ASKED)}", limit=setting.limit,
+        f"scenes:objects?languages=en&asks={','.join(setting.asked)}", limit=setting.limit,
     ).to_dict()  # fmt: skip
     found["loss"] = found["stage 1"]["held_out"]["loss"]
     return {**found, **{name: report.get(name) for name in FIGURES if name != "loss"},
@@ -227,8 +228,8 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
     processor = Processor(tokenizer, image_size_px=arguments.px, num_image_tokens=config.vision.num_image_tokens)
     return Setting(
         config=config, processor=processor, device=torch.device(arguments.device), pictures=tuple(arguments.pictures),
-        questions=arguments.questions, rate=arguments.rate, seed=arguments.seed, workers=arguments.workers,
-        limit=arguments.limit,
+        questions=arguments.questions, asked=tuple(arguments.asked), rate=arguments.rate, seed=arguments.seed,
+        workers=arguments.workers, limit=arguments.limit,
     )  # fmt: skip
 
 
@@ -244,6 +245,7 @@ def main() -> None:
         "--pictures", type=int, nargs=2, default=[64, 32], metavar=("STAGE0", "STAGE1"), help="of a step"
     )
     parser.add_argument("--questions", type=int, default=4, help="about each picture of stage 1")
+    parser.add_argument("--asked", nargs="+", choices=list(ASKED), default=list(ASKED), help="kinds of questions")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1.5e-3], help="tried for contrastive")
     parser.add_argument("--limit", type=int, default=512, help="scenes to judge by")
