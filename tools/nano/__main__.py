@@ -36,8 +36,13 @@ def everything(arguments: argparse.Namespace) -> None:
 def bundle(arguments: argparse.Namespace) -> None:
     from tools.nano.bundle import TARGET
     from tools.nano.bundle import bundle as write
+    from tools.nano.page import section
 
-    print(json.dumps(write(arguments.folder, arguments.target or TARGET, arguments.scenes), indent=2))
+    record = write(
+        arguments.folder, arguments.target or TARGET,
+        scenes=arguments.scenes, compared=arguments.compared, only=arguments.only,
+    )  # fmt: skip
+    print(section(record))
 
 
 def main() -> None:
@@ -58,9 +63,11 @@ def main() -> None:
         command.add_argument("--workers", type=int, default=1, help="processes that draw")
         command.add_argument("--device", default="cpu")
         command.add_argument("--pictures", type=int, default=0, help="of a step, instead of the recipe's")
-    bundling = commands.add_parser("bundle", help="score the model on held-out scenes and put it into the package")
+    bundling = commands.add_parser("bundle", help="put the stages into the package in int8 and tell how good they are")
     bundling.add_argument("--target", type=Path, help="another folder than the package's")
-    bundling.add_argument("--scenes", type=int, default=500)
+    bundling.add_argument("--scenes", type=int, default=2000, help="held-out ones that each model is asked about")
+    bundling.add_argument("--compared", type=int, default=500, help="how many of them before int8 too")
+    bundling.add_argument("--only", help="one model, such as nano-mix-224")
     bundling.set_defaults(run=bundle)
     for command in (beginning, training, timed, bundling):
         command.add_argument("--folder", type=Path, default=Path("runs/nano1"))

@@ -1,35 +1,110 @@
-"""Puts a trained run into the package: bfloat16 weights, tokenizer, mask codec, and a record of how it was made."""
+"""Puts finished stages into the package: int8 weights of each, what they share once, and a record of how good they are.
+
+nano/tokenizer.json, mask_codec.npz    shared by all
+nano/nano.json                         figures of each, before and after int8; the tables of docs/nano.md
+nano/nano-mix-224/int8.safetensors     weights, with config.json, calibration.json, ... beside them
+"""
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from tools.nano.report import fit_calibration, report
+from tools.nano import page
+from tools.nano.recipe import STAGES
+from tools.nano.report import SHARED, assembled, calibration_error, fitted, judged, seeing
 
 import paligemma
 from paligemma.api.calibrating import save_calibration
-from paligemma.checkpoints import save
-from paligemma.config import NANO
-from paligemma.model import PaliGemmaModel
+from paligemma.checkpoints import convert
+from paligemma.checkpoints.hub import CALIBRATION
+from paligemma.train.judging.benchmark import Report
 
 TARGET = Path(paligemma.__file__).parent / "checkpoints" / "nano"
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MODELS = {f"nano-{name}": name for name, stage in STAGES.items() if stage.plan.questions}  # name: the stage it is
+PICTURED = "nano-mix-224"
+RECORD = "nano.json"
 
 
-def bundle(folder: Path, target: Path = TARGET, scenes: int = 500) -> dict:
-    """Writes `target` and returns the report that lies in its nano.json."""
-    model = PaliGemmaModel(NANO)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+def bundle(
+    folder: Path, target: Path = TARGET, *, scenes: int = 2000, compared: int = 500, only: str | None = None,
+    docs: Path = DOCS,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes `target` and the tables and pictures of `docs/nano.md`; returns the record.
+
+    Args:
+        folder: of the run, with a folder for each stage.
+        scenes: held-out ones the figures are about.
+        compared: how many of them the weights before int8 are asked about too.
+        only: one model; what is known of the others stays.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    save(model, target, dtype=torch.bfloat16, tokenizer_path=folder / "tokenizer.json", overwrite=True)
-    shutil.copyfile(folder / "mask_codec.npz", target / "mask_codec.npz")
-    (target / "calibration.json").unlink(missing_ok=True)
-    save_calibration(fit_calibration(paligemma.load(target), scenes), target)
-    figures = report(paligemma.load(target), scenes)
-    progress = json.loads((folder / "progress.json").read_text())
-    made = {"pictures": progress["seed"], "steps": progress["steps"], "seconds": progress["spent_s"]}
-    record = {"name": "nano", "licence": "apache-2.0", "data": "paligemma.scenes, drawn by program", "training": made,
-              "held_out": figures}  # fmt: skip
-    (target / "nano.json").write_text(json.dumps(record, indent=2) + "\n")
+    page.draw_examples(EXAMPLES)
+    for name in SHARED:
+        shutil.copyfile(folder / name, target / name)
+    file = target / RECORD
+    record: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    record |= {"licence": "apache-2.0", "data": "paligemma.scenes, drawn by program"}
+    models = record.setdefault("models", {})
+    for name in [only] if only else MODELS:
+        models[name] = one(name, folder, target, scenes, compared, docs)
+    record["models"] = {name: models[name] for name in MODELS if name in models}
+    record["seeing"] = {
+        stage: seeing(folder / stage, folder / SHARED[0], compared)
+        for stage in STAGES
+        if (folder / stage / "heads.safetensors").is_file()
+    }
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_page(record, docs)
     return record
+
+
+def one(name: str, folder: Path, target: Path, scenes: int, compared: int, docs: Path) -> dict[str, Any]:
+    """Converts, calibrates and judges one model; returns its entry of the record."""
+    weights, home = folder / MODELS[name] / "last", target / name
+    convert(weights, home, format="int8", overwrite=True)
+    for file in (SHARED[0], CALIBRATION):
+        (home / file).unlink(missing_ok=True)
+    with assembled(weights, folder, name) as place:
+        before = judged(place, compared)
+    with assembled(home, folder, name) as place:
+        rounded = judged(place, compared)
+        calibration = fitted(place, compared)
+        whole = rounded if scenes == compared else judged(place, scenes)
+    save_calibration(calibration, home)
+    if name == PICTURED:
+        page.save_pictures(whole, docs / "images" / "nano")
+        with assembled(home, folder, name) as place:
+            page.save_demo(paligemma.load(place), EXAMPLES / "scene.png", docs / "images" / "demo.png")
+    errors = {
+        "calibration_error_raw": round(calibration_error(whole), 4),
+        "calibration_error": round(calibration_error(whole, calibration), 4),
+    }
+    return {
+        "stage": MODELS[name], "training": training(folder / MODELS[name]),
+        "bytes": (home / "int8.safetensors").stat().st_size,
+        "int8": {**whole.to_dict(), **errors}, "float": brief(before), "rounded": brief(rounded),
+    }  # fmt: skip
+
+
+def brief(report: Report) -> dict[str, Any]:
+    """Facts and figures without their parts."""
+    return {key: value for key, value in report.to_dict().items() if not key.startswith("by_")}
+
+
+def training(stage: Path) -> dict[str, Any]:
+    """Steps of a stage, and what they learnt from, by its journal; empty without one."""
+    if not (stage / "metrics.jsonl").is_file():
+        return {}
+    lines = (stage / "metrics.jsonl").read_text().splitlines()
+    steps = {row["step"]: row for row in map(json.loads, lines) if "examples" in row}
+    return {"steps": len(steps), "questions": round(sum(row["examples"] for row in steps.values()))}
+
+
+def write_page(record: dict[str, Any], docs: Path) -> None:
+    """Puts the tables into nano.md, where it has a place for them."""
+    file = docs / "nano.md"
+    if file.is_file() and page.BEGIN in (text := file.read_text(encoding="utf-8")):
+        file.write_text(page.placed(text, record), encoding="utf-8")
