@@ -11,7 +11,7 @@ decoder each time; of stage 0 the tower is kept and nothing else. The rate of th
 `--rates` in a quarter of its steps, by held-out pairs; the other objective has nano's.
 
 Judged on scenes no column has seen: mean suffix loss, and answers through the public interface. Time is the processor's
-on a CPU, so that a busy machine changes nothing, and the clock's elsewhere. Columns that the JSON file has already are
+on a CPU, so that a busy machine changes little, and the clock's elsewhere. Columns that the JSON file has already are
 not run again.
 """
 
