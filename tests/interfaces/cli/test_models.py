@@ -127,6 +127,15 @@ def test_a_narrower_type_may_differ(capsys, tmp_path):
     assert _json(capsys, *arguments)["dtype"] == "bfloat16"
 
 
+def test_int8_is_told_and_may_differ(capsys, tmp_path):
+    arguments = ["convert", str(GOLDEN / "hf-pg2-tiny"), str(tmp_path / "q"), "--format", "int8", "--verify"]
+    told = _json(capsys, *arguments)
+    assert (told["format"], told["ok"]) == ("int8", True)
+    assert told["max_logits_difference"] > 0
+    assert main([*arguments, "--overwrite"]) == 0
+    assert f"int8 and {told['dtype']}" in capsys.readouterr().out
+
+
 def test_a_conversion_that_changes_the_logits_is_7(capsys, tmp_path, monkeypatch):
     from paligemma.checkpoints import convert
 
