@@ -70,6 +70,35 @@ def test_int8_has_the_codes_of_files():
     assert torch.equal(packed.dequantize(), Int8Linear.from_linear(linear).dequantize())
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=20)
+@given(out=st.integers(1, 200), width=st.integers(1, 300), seed=st.integers(0, 99))
+def test_codes_in_rows_are_the_same_weight_and_come_back_bit_for_bit(kernels, method, out, width, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        if not kernels:
+            patch.setattr(products, "library", lambda: None)
+        w = weight(out, width, seed) * (torch.arange(width) % 70 > 3)  # some groups may be all zeros
+        layer, kind = PackedLinear.pack(method, w), METHODS[method]
+        codes, scales = layer.in_rows()
+        assert ((codes.shape, scales.shape), (codes.dtype, scales.dtype)) == (
+            kind.row_shapes(out, width), kind.row_types,
+        )  # fmt: skip
+        assert torch.equal(kind.decode(codes, scales, width, torch.float32), layer.dequantize())
+        again = PackedLinear(method, width, out)
+        again.adopt(codes, scales)
+        assert torch.equal(again.codes, layer.codes)
+        assert torch.equal(again.scales, layer.scales)
+
+
+def test_two_neighbours_share_a_byte_of_a_row():
+    w = torch.zeros(1, 5)
+    w[0, 0], w[0, 3] = -8.0, 7.0
+    codes, scales = PackedLinear.pack("int4", w).in_rows()
+    assert codes.tolist() == [[0 | 8 << 4, 8 | 15 << 4, 8 | 8 << 4]]
+    assert scales.tolist() == [[1 / 16]]
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_kernels_the_decoded_weight_counts(method, dtype, no_kernels):

@@ -3,7 +3,10 @@
 In: a weight matrix, or `Int8Linear`'s codes. Out: layers with an eighth to a half of the bytes that run nearly as much
 faster, for one row and for many. Their inputs are rounded too, to 8 bits in groups of 64 or 128, each with a scale of
 its own. Where there are no kernels (no compiler, another device, gradients) the weight is decoded for each pass. The
-order of the codes is told in `native/kernels.c`. Not done here: which layers of a model, files.
+order of the codes is told in `native/kernels.c`. Files keep them in rows (`in_rows`, `adopt_pieces`), whatever the
+kernels like: 8 bits as int8[out, in] and a float32 scale for each output; 4 bits as uint8[out, in / 2], the lower half of a
+byte the first of two neighbouring inputs, and a bfloat16 scale for each output and group. Not done here: which layers of
+a model, files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paligemma.linear.quantized import NF4, QuantizedLinear, encode_rows
+from paligemma.linear.quantized import NF4, QuantizedLinear, decode_rows, encode_rows
 from paligemma.native import coded_product, pack
 from paligemma.native.products import FLOATS, PANEL
 
@@ -55,6 +58,22 @@ class Method:
         """The levels as `coded_product` takes them, uint8[16]."""
         return None if self.levels is None else torch.tensor([n + OFFSET for n in self.levels], dtype=torch.uint8)
 
+    @property
+    def row_types(self) -> tuple[torch.dtype, torch.dtype]:
+        """Of codes and scales in rows."""
+        return (torch.uint8, torch.bfloat16) if self.levels else (torch.int8, torch.float32)
+
+    def row_shapes(self, out: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of codes and scales in rows, of a matrix [out, width]."""
+        return ((out, -(-width // 2)), (out, -(-width // self.group))) if self.levels else ((out, width), (out,))
+
+    def decode(self, codes: Tensor, scales: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+        """[n, width] from codes and scales in rows; computed in float32, rounded once to `dtype`."""
+        if self.as_floats is None:
+            return decode_rows(codes, scales, dtype)
+        numbers = self.as_floats[_halves(codes, width).int()]
+        return (numbers * scales.float().repeat_interleave(self.group, 1)[:, :width]).to(dtype)
+
 
 METHODS = {
     "int8": Method(group=128),
@@ -67,7 +86,8 @@ class PackedLinear(QuantizedLinear):
     """y = W x + b with W in the codes of one of `METHODS`; see `QuantizedLinear` for what all kinds can do.
 
     Attributes:
-        error: of the weight when it was coded, |W - decoded| / |W|; None where codes were adopted.
+        squares: |W - decoded|^2 and |W|^2 when the weight was coded; None where codes were adopted.
+        error: of the weight, |W - decoded| / |W|; None where that is not known.
     """
 
     def __init__(self, method: str, in_features: int, out_features: int, bias: Tensor | None = None):
@@ -78,6 +98,7 @@ class PackedLinear(QuantizedLinear):
         self.codes = _frozen(torch.empty(panels, wide, dtype=torch.uint8))
         scale_bytes = PANEL * (2 * padded // self.kind.group if self.kind.levels else 4)
         self.scales = _frozen(torch.zeros(panels, scale_bytes, dtype=torch.uint8))
+        self.squares: tuple[float, float] | None = None
         self.error: float | None = None
 
     @classmethod
@@ -104,15 +125,36 @@ class PackedLinear(QuantizedLinear):
             more, all_of_it = squares or self._store(first, last, known.float())
             off, size = off + more, size + all_of_it
         assert last == len(self.codes), "the pieces do not make up the weight"
-        self.error = (off / size) ** 0.5 if size else 0.0
+        self.squares, self.error = (off, size), (off / size) ** 0.5 if size else 0.0
+
+    def adopt(self, codes: Tensor, scales: Tensor) -> None:
+        """Stores codes and scales in rows, as `in_rows` gives them."""
+        slices = (slice(first * PANEL, last * PANEL) for first, last in self._pieces())
+        self.adopt_pieces((codes[rows], scales[rows]) for rows in slices)
 
     @torch.no_grad()
-    def adopt(self, codes: Tensor, scales: Tensor) -> None:
-        """Stores int8[out, in] codes and float32[out] scales of `encode_rows` as they are; of int8 layers only."""
-        assert self.kind.levels is None, f"{self.method} has other codes"
-        for first, last in self._pieces():
-            rows = slice(first * PANEL, last * PANEL)
-            self._store_bytes(first, last, codes[rows], scales[rows])
+    def adopt_pieces(self, parts: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Stores codes and scales that come some rows at a time: whole panels, but for the last piece."""
+        last = 0
+        for codes, scales in parts:
+            first, last = last, last + -(-len(codes) // PANEL)
+            if self.kind.levels is None:
+                self._store_bytes(first, last, codes, scales)
+            else:
+                self._store_places(first, last, _halves(codes, self.in_features), scales)
+        assert last == len(self.codes), "the pieces do not make up the weight"
+
+    def in_rows(self) -> tuple[Tensor, Tensor]:
+        """(codes, scales) in rows, as files keep them; see the top of this file."""
+        by_row = self.codes.view(len(self.codes), -1, PANEL, 4).transpose(1, 2)  # [panels, 64, in / step, 4]
+        rows, inputs = slice(self.out_features), slice(self.in_features)
+        if self.kind.levels is None:
+            codes = (by_row.reshape(-1, self._padded)[rows, inputs] ^ OFFSET).view(torch.int8)
+            return codes.contiguous(), self.scales.view(torch.float32).flatten()[rows].clone()
+        places = torch.stack((by_row & 15, by_row >> 4), dim=3).reshape(-1, self._padded // 2, 2)
+        codes = (places[..., 0] | places[..., 1] << 4)[rows, : -(-self.in_features // 2)]
+        scales = self.scales.view(torch.bfloat16).view(len(self.codes), -1, PANEL).transpose(1, 2)
+        return codes.contiguous(), scales.reshape(len(self.codes) * PANEL, -1)[rows].clone()
 
     def _pieces(self) -> Iterator[tuple[int, int]]:
         """(first, last) panels, about `AT_ONCE` numbers at a time."""
@@ -142,10 +184,18 @@ class PackedLinear(QuantizedLinear):
         scales = _scales(grouped, levels)
         share = grouped / torch.where(scales == 0, 1.0, scales.float())[..., None]
         codes = torch.bucketize(share, (levels[:-1] + levels[1:]) / 2).to(torch.uint8)
-        eights = codes.view(last - first, PANEL, self._padded // 8, 2, 4)
+        self._store_places(first, last, codes.flatten(1), scales)
+
+    def _store_places(self, first: int, last: int, places: Tensor, scales: Tensor) -> None:
+        """uint8[rows, in] places in `levels` and bfloat16[rows, groups] scales into panels; what is missing becomes 0."""
+        levels = self.kind.levels
+        assert levels is not None
+        eights = self._filled(places, levels.index(0), last - first).view(last - first, PANEL, self._padded // 8, 2, 4)
         packed = eights[..., 0, :] | eights[..., 1, :] << 4
         self.codes[first:last] = packed.transpose(1, 2).reshape(last - first, -1)
-        by_panel = scales.view(last - first, PANEL, -1).transpose(1, 2).contiguous()
+        nothing = -0.0 if -levels[0] > levels[-1] else 0.0  # as a row of zeros has it
+        filled = F.pad(scales, (0, 0, 0, (last - first) * PANEL - len(scales)), value=nothing)
+        by_panel = filled.view(last - first, PANEL, -1).transpose(1, 2).contiguous()
         self.scales[first:last] = by_panel.view(last - first, -1).view(torch.uint8)
 
     def _store_bytes(self, first: int, last: int, codes: Tensor, scales: Tensor) -> None:
@@ -224,6 +274,11 @@ class PackedEmbedding(PackedLinear):
         if found is not None:
             return found[..., start - panels.start * PANEL : stop - panels.start * PANEL]
         return F.linear(hidden, self.decode_rows(torch.arange(start, stop, device=hidden.device), hidden.dtype))
+
+
+def _halves(codes: Tensor, width: int) -> Tensor:
+    """uint8[n, width] of two codes a byte, the lower half first."""
+    return torch.stack((codes & 15, codes >> 4), dim=2).flatten(1)[:, :width]
 
 
 def _scales(grouped: Tensor, levels: Tensor) -> Tensor:
