@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from paligemma.errors import UnavailableError
 from paligemma.model import fused
-from paligemma.model.fused import kernels, matvec_kernels, plain
+from paligemma.model.fused import compiled, fusible, kernels, matvec_kernels, plain
 
 FOUND = SimpleNamespace(name="the kernels")
 
@@ -53,3 +54,40 @@ def test_without_triton_everything_goes_the_plain_way(monkeypatch: pytest.Monkey
     with torch.inference_mode():
         assert kernels(tensor(1, 3)) is None
     fused._installed.cache_clear()
+
+
+@fusible
+def bent(x: torch.Tensor, much: float) -> torch.Tensor:
+    return (x * much).tanh() * x
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, on loading its compiler
+def test_compiled_functions_give_the_same_values_and_gradients_for_all_shapes() -> None:
+    for shape in ((3, 5), (7, 2)):
+        x, same = (torch.linspace(-2, 2, shape[0] * shape[1]).view(shape).requires_grad_() for _ in range(2))
+        with compiled():
+            fast = bent(x, 0.5)
+            fast.sum().backward()
+        slow = bent(same, 0.5)
+        slow.sum().backward()
+        torch.testing.assert_close(fast, slow)
+        torch.testing.assert_close(x.grad, same.grad)
+
+
+def test_only_what_is_learnt_from_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", None)  # calling it fails
+    fresh = fusible(lambda x: x + 1)
+    assert fresh(torch.ones(1)) == 2
+    with compiled(), torch.no_grad():
+        assert fresh(torch.ones(1)) == 2
+    with compiled(False):
+        assert fresh(torch.ones(1)) == 2
+    with compiled(), pytest.raises(TypeError):
+        fresh(torch.ones(1))
+
+
+def test_a_machine_that_cannot_compile_is_told_in_one_sentence() -> None:
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+
+    with pytest.raises(UnavailableError, match=r"torch cannot compile here .* leave compile out"), compiled():
+        raise InductorError(InvalidCxxCompiler(), None)

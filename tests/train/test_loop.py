@@ -48,6 +48,22 @@ def test_checkpointed_activations_give_the_same_gradient_and_keep_less():
     assert again[2] < 0.5 * plain[2]
 
 
+def test_what_lies_between_products_is_compiled_where_it_is_asked_for(monkeypatch):
+    names = []
+
+    def compile(function, *, dynamic):
+        return lambda *args: names.append(function.__name__) or function(*args)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    losses = {}
+    for wanted in (False, True):
+        trainer = tiny_trainer(tiny_config(compile=wanted))
+        losses[wanted] = trainer.gradient(trainer.stream.micro_batches(0))
+        assert bool(names) == wanted
+    assert losses[False] == losses[True]
+    assert {"_rms_norm", "_add_and_norm", "_rotate", "geglu", "gelu", "_negative_log"} <= set(names)
+
+
 def test_a_tiny_batch_is_learnt_by_heart():
     seen = Seen()
     trainer = tiny_trainer(tiny_config(steps=80), Stream(same=True), observers=[seen])

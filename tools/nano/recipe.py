@@ -6,12 +6,14 @@
     mix-224    stage 3   each question in a row of its own, as the model will be asked; the rate falls to 0
 
 A stage stops at its last step, or at a signal, and goes on when it is started again. Weights of a finished stage lie in
-`runs/nano1/STAGE/last`, the read-outs of patches, which the next stage takes up, in `STAGE/heads.safetensors`.
+`runs/nano1/STAGE/last`, the read-outs of patches, which the next stage takes up, in `STAGE/heads.safetensors`. On two
+CPU cores two processes are faster than two threads: `torchrun --nproc-per-node 2 -m tools.nano stage see --threads 1`.
 """
 
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,16 +75,18 @@ STAGES = {
         Step(
             name="pt-112", after="see", image_size_px=112, steps=8_000,
             optim=replace(OPTIM, vision_lr_scale=0.5, vision_warmup=400),
-            plan=ScenePlan(pictures=160, micro=160, alone=0.1, clips=10, languages=LANGUAGES),
+            plan=ScenePlan(pictures=160, micro=160, alone=0.1, clips=10, moving=0.25, languages=LANGUAGES),
         ),
         Step(
             name="pt-224", after="pt-112", image_size_px=224, steps=8_000,
-            plan=ScenePlan(pictures=160, micro=160, alone=0.1, clips=10, kinds=READ_MORE, languages=LANGUAGES),
+            plan=ScenePlan(
+                pictures=160, micro=160, alone=0.1, clips=10, moving=0.25, kinds=READ_MORE, languages=LANGUAGES
+            ),
         ),
         Step(
             name="mix-224", after="pt-224", image_size_px=224, steps=3_000,
             optim=replace(OPTIM, lr=8e-4, schedule="cosine", warmup=50),
-            plan=ScenePlan(pictures=80, micro=80, alone=1.0, clips=5, languages=LANGUAGES),
+            plan=ScenePlan(pictures=80, micro=80, alone=1.0, clips=5, moving=0.25, languages=LANGUAGES),
         ),
     )
 }  # fmt: skip
@@ -99,29 +103,33 @@ def run(
     stream = stream_of(stage, folder)
 
     def export(kind: str) -> None:
-        save(objective.model, out / kind, tokenizer_path=tokenizer_file, overwrite=True)
-        save_file(objective.heads.state_dict(), out / "heads.safetensors")
+        if parallel.main:
+            save(objective.model, out / kind, tokenizer_path=tokenizer_file, overwrite=True)
+            save_file(objective.heads.state_dict(), out / "heads.safetensors")
 
     settings = TrainConfig(
         out=out, optim=stage.optim, loss=stage.loss, batch_size=stage.plan.pictures, steps=steps or stage.steps,
-        data=DataConfig(workers=workers), threads=threads, save_every=0, save_minutes=4.0,
+        data=DataConfig(workers=workers), threads=threads, compile=True,
+        save_every=0, save_minutes=4.0,
     )  # fmt: skip
-    if isinstance(objective, SeeAndSpeakObjective):
-        for warning in grouped(check_scenes(objective.to(device), stream, settings.precision)):
-            print(f"warning: {warning}", file=sys.stderr)
-    with RunState(out) as state:
-        trainer = Trainer(
-            objective,
-            stream,
-            settings,
-            observers=[Journal(out), Terminal(settings.steps or 0, every_s=30)],
-            state=state,
-            export=export,
-            facts={"stage": name, "data": stream.fingerprint},
-            bad_steps=out / "bad",
-            parallel=Parallel("none", device),
-        )
-        print(json.dumps(vars(trainer.run()), default=str))
+    with Parallel.start("auto", device) as parallel:
+        if parallel.main and isinstance(objective, SeeAndSpeakObjective):
+            for warning in grouped(check_scenes(objective.to(parallel.device), stream, settings.precision)):
+                print(f"warning: {warning}", file=sys.stderr)
+        state = RunState(out, device=parallel.device, world=parallel.world)
+        with state if parallel.main else nullcontext():
+            trainer = Trainer(
+                objective,
+                stream,
+                settings,
+                observers=[Journal(out), Terminal(settings.steps or 0, every_s=30)] if parallel.main else [],
+                state=state,
+                export=export,
+                facts={"stage": name, "data": stream.fingerprint},
+                bad_steps=out / "bad",
+                parallel=parallel,
+            )
+            print(json.dumps(vars(trainer.run()), default=str))
 
 
 def with_pictures(stage: Step, pictures: int) -> Step:

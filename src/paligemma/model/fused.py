@@ -2,22 +2,71 @@
 
 In: the tensors at hand. Out: the module with the kernels, or None. Triton's take 16-bit numbers on CUDA; those of the
 CPU a few rows times large matrices; none takes gradients. Everything else, and everything where Triton or a compiler is
-missing or PALIGEMMA_NATIVE is 0, goes the plain way.
+missing or PALIGEMMA_NATIVE is 0, goes the plain way. Of that, `fusible` functions can be compiled by torch; training
+asks for it, since a chain of element-wise steps then reads and writes its tensors once, forward and backward.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from paligemma.errors import UnavailableError
 from paligemma.model import cpu_kernels
 
 HALF = (torch.bfloat16, torch.float16)
+P, T = ParamSpec("P"), TypeVar("T")
 _wanted = os.environ.get("PALIGEMMA_NATIVE") != "0"
+VARIANTS = 64  # of one compiled function: types, what has a gradient, what is missing
+_compiling = False
+
+
+@contextmanager
+def compiled(wanted: bool = True) -> Iterator[None]:
+    """`fusible` functions are compiled inside, where gradients are computed.
+
+    Raises:
+        UnavailableError: torch cannot compile on this machine.
+    """
+    global _compiling
+    if not wanted:
+        yield
+        return
+    from torch._dynamo import config  # both are slow to import
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    before, _compiling = _compiling, True
+    try:
+        with config.patch(recompile_limit=VARIANTS):
+            yield
+    except BackendCompilerFailed as error:
+        raise UnavailableError(
+            f"compile was asked for and torch cannot compile here ({str(error).splitlines()[0]}), expected a C++ "
+            "compiler (Triton on CUDA); install g++ or clang, or leave compile out"
+        ) from error
+    finally:
+        _compiling = before
+
+
+def fusible(function: Callable[P, T]) -> Callable[P, T]:
+    """Marks a function of tensors without matrix products, which `compiled` makes one kernel for all shapes."""
+
+    @cache
+    def fused() -> Callable[P, T]:
+        return torch.compile(function, dynamic=True)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if _compiling and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return fused()(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 @contextmanager

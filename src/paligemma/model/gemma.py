@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from paligemma.config import TextConfig
 from paligemma.model.fused import kernels, matvec_kernels, row_kernels
-from paligemma.model.layers import AttentionMask, RMSNorm, add_and_norm, attend, rotary_angles, rotate
+from paligemma.model.layers import AttentionMask, RMSNorm, add_and_norm, attend, geglu, rotary_angles, rotate
 
 
 class Cache(Protocol):
@@ -82,7 +82,7 @@ class MLP(nn.Module):
         if fast := kernels(gate):
             gated = fast.geglu(gate, up)
             return gated
-        return F.gelu(gate, approximate="tanh") * up
+        return geglu(gate, up)
 
 
 class Block(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from paligemma.model.fused import kernels
+from paligemma.model.fused import fusible, kernels
 
 MASKED = -2.3819763e38  # finite, so that a row that sees nothing gives a uniform distribution instead of NaN
 BLOCK_BYTES = 64 * 2**20  # of float32 scores held at a time
@@ -33,9 +33,14 @@ class RMSNorm(nn.Module):
         if fast := kernels(x):
             normed: Tensor = fast.rms_norm(x, self.weight, self.eps)
             return normed
-        x32 = x.float()
-        scaled = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return (scaled * (1.0 + self.weight.float())).to(x.dtype)
+        return _rms_norm(x, self.weight, self.eps)
+
+
+@fusible
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    x32 = x.float()
+    scaled = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+    return (scaled * (1.0 + weight.float())).to(x.dtype)
 
 
 def add_and_norm(x: Tensor, change: Tensor, post: RMSNorm | None, after: RMSNorm | None) -> tuple[Tensor, Tensor]:
@@ -43,8 +48,15 @@ def add_and_norm(x: Tensor, change: Tensor, post: RMSNorm | None, after: RMSNorm
     if fast := kernels(x):
         total, normed = fast.add_norm(x, change, post and (post.weight, post.eps), after and (after.weight, after.eps))
         return total, normed
-    x = x + (change if post is None else post(change))
-    return x, x if after is None else after(x)
+    return _add_and_norm(x, change, post and (post.weight, post.eps), after and (after.weight, after.eps))
+
+
+@fusible
+def _add_and_norm(
+    x: Tensor, change: Tensor, post: tuple[Tensor, float] | None, after: tuple[Tensor, float] | None
+) -> tuple[Tensor, Tensor]:
+    x = x + (change if post is None else _rms_norm(change, *post))
+    return x, x if after is None else _rms_norm(x, *after)
 
 
 def rotary_angles(position_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -60,8 +72,25 @@ def rotate(x_BNTH: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     if fast := kernels(x_BNTH):
         rotated: Tensor = fast.rotate(x_BNTH, cos, sin)
         return rotated
+    return _rotate(x_BNTH, cos, sin)
+
+
+@fusible
+def _rotate(x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x_BNTH.float().chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BNTH.dtype)
+
+
+@fusible
+def gelu(x: Tensor) -> Tensor:
+    """The tanh form, of both towers."""
+    return F.gelu(x, approximate="tanh")
+
+
+@fusible
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) * up."""
+    return gelu(gate) * up
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS
+from paligemma.model.fused import fusible
 from paligemma.model.paligemma import PaliGemmaModel
 
 Per = Literal["example", "token"]
@@ -114,8 +115,7 @@ def _losses(
     """float32[n] of the rows `hidden` [n, D], in chunks."""
 
     def losses(part: Tensor, wanted: Tensor) -> Tensor:
-        logits = model.language_model.logits(part, softcap=softcap).float()
-        return torch.logsumexp(logits, dim=-1) - _expected(logits, wanted, targets)
+        return _negative_log(model.language_model.logits(part, softcap=softcap), wanted, targets)
 
     if len(truth) <= chunk:
         return losses(hidden, truth)
@@ -123,6 +123,13 @@ def _losses(
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(losses, part, wanted, use_reentrant=False) for part, wanted in parts])
     return torch.cat([losses(part, wanted) for part, wanted in parts])
+
+
+@fusible
+def _negative_log(logits: Tensor, truth: Tensor, targets: Targets) -> Tensor:
+    """float32[n] of logits [n, V]."""
+    logits = logits.float()
+    return torch.logsumexp(logits, dim=-1) - _expected(logits, truth, targets)
 
 
 def _expected(logits: Tensor, truth: Tensor, targets: Targets) -> Tensor:

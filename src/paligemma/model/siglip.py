@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import VisionConfig
-from paligemma.model.layers import attend
+from paligemma.model.layers import attend, gelu
 
 
 class VisionAttention(nn.Module):
@@ -38,7 +38,7 @@ class VisionMLP(nn.Module):
         self.fc2 = nn.Linear(config.mlp_dim, config.width)  # MlpBlock_0/Dense_1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class VisionBlock(nn.Module):

@@ -201,6 +201,7 @@ class TrainConfig:
     image_size_px: int | None = None  # another resolution than the start's: its position table is resampled
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpointing: bool = False  # recompute activations in the backward pass
+    compile: bool = False  # steps between matrix products, by torch.compile
     parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
     save_every: int = 500  # steps
     save_minutes: float = 5.0

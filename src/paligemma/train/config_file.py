@@ -25,8 +25,8 @@ HEADER = "# What this run was told, defaults included. Read it back: paligemma t
 
 # What may change when a run is resumed: nothing that decides which numbers come out, but for their last bits.
 FREE = frozenset({
-    "out", "threads", "keep", "save_every", "save_minutes", "track", "parallel", "checkpointing", "micro_batch",
-    "data.workers", "data.check", "evaluate.pictures",
+    "out", "threads", "keep", "save_every", "save_minutes", "track", "parallel", "checkpointing", "compile",
+    "micro_batch", "data.workers", "data.check", "evaluate.pictures",
 })  # fmt: skip
 
 T = TypeVar("T")

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from paligemma.config import did_you_mean
 from paligemma.errors import DivergedError, InputError, ResourceError, UsageError
+from paligemma.model.fused import compiled
 from paligemma.train.bad_steps import ids_of, keep_bad_step
 from paligemma.train.config import TrainConfig
 from paligemma.train.distributed import Parallel
@@ -199,6 +200,7 @@ class Trainer:
         Raises:
             InputError: nothing in the step weighs anything, so nothing could be learnt.
         """
+        config = self.config
         weights = {"weight": sum(self.objective.weight(batch) for batch in batches)}
         weight = self.parallel.all_reduce_sum(weights)["weight"]
         if not weight > 0:
@@ -210,8 +212,9 @@ class Trainer:
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, 1):
-            with self.parallel.accumulating(self.forward, last=number == len(batches)), self.parallel.peers():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            last = number == len(batches)
+            with self.parallel.accumulating(self.forward, last=last), self.parallel.peers(), compiled(config.compile):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                     found = self.forward(batch.to(self.device))
                 (found["loss"] * scale).backward()
             for name, value in found.items():

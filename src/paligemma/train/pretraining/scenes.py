@@ -37,6 +37,7 @@ class ScenePlan:
         alone: share of the steps whose questions have rows of their own, as the model will be asked.
         alone_questions: about each picture of such a step.
         clips: of one step over all processes, beside the pictures, each asked `alone_questions` questions.
+        moving: share of the steps that have clips.
         zoomed: share of pictures that are a window of one of twice the size (stage 0 only). The others' text is too
             small to be read, so pictures of text are windows `text_zoomed` times as often.
         kinds: shares of kinds of scenes; default the world's own.
@@ -50,6 +51,7 @@ class ScenePlan:
     alone: float = 0.0
     alone_questions: int = 4
     clips: int = 0
+    moving: float = 1.0
     zoomed: float = 0.0
     text_zoomed: float = 1.0
     kinds: Mapping[str, float] | None = None
@@ -82,9 +84,16 @@ class SceneStream:
         if not plan.questions:
             return [self._seen(part) for part in parts]
         alone = random.Random(f"alone {step} {self.first_seed}").random() < plan.alone
-        clips = range(self.first_seed + step * plan.clips + rank, self.first_seed + (step + 1) * plan.clips, world)
-        moving = [self._moving(clips, alone)] if clips else []
-        return [*(self._packed(part, alone) for part in parts), *moving]
+        return [*(self._packed(part, alone) for part in parts), *self._clips(step, rank, world, alone)]
+
+    def _clips(self, step: int, rank: int, world: int, alone: bool) -> list[PackedBatch]:
+        """Those of a step that has some, in one batch."""
+        plan = self.plan
+        if not plan.clips or random.Random(f"moving {step} {self.first_seed}").random() >= plan.moving:
+            return []
+        first = self.first_seed + step * plan.clips
+        seeds = range(first + rank, first + plan.clips, world)
+        return [self._moving(seeds, alone)] if seeds else []
 
     def _scene(self, seed: int, size_px: int) -> Scene:
         return draw_scene(seed, size_px, self._kind(seed))
