@@ -9,10 +9,11 @@ import torch
 
 from paligemma.checkpoints import convert, load_checkpoint, save
 from paligemma.checkpoints.load import open_checkpoint
-from paligemma.checkpoints.packing import PARTS, build_packed, methods_of
+from paligemma.checkpoints.packing import build_packed
+from paligemma.checkpoints.parts import methods_of
 from paligemma.checkpoints.tensors import empty_model
 from paligemma.config import Config, TextConfig, VisionConfig
-from paligemma.errors import CheckFailed, UsageError
+from paligemma.errors import CheckFailed
 from paligemma.linear.packed import METHODS, PackedEmbedding, PackedLinear
 
 NEAR = {"int8": 0.05, "int4": 0.4, "nf4": 0.4}  # of the logits, relative; random weights forgive nothing
@@ -102,33 +103,11 @@ def test_numbers_that_are_none_are_refused(plain, tmp_path):
         build_packed(open_checkpoint(tmp_path), torch.float32, {"lm": "int8"})
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_one_method_for_all(method):
-    found = methods_of(method)
-    assert list(found) == list(PARTS)
-    assert found["lm"] == found["head"] == method
-    assert found["vision"] == "int8"
-
-
-def test_a_method_for_each_part():
-    assert (
-        methods_of("lm=int4, head=int8") == {"lm": "int4", "head": "int8"} == methods_of({"lm": "int4", "head": "int8"})
-    )
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [("int5", "int4|int8"), ("lm=int5", "unknown"), ("llm=int4", "lm"), ("lm=int4,head", "head"), ({}, "no part")],
-)
-def test_what_is_no_choice(wrong, said):
-    with pytest.raises(UsageError, match=said):
-        methods_of(wrong)
-
-
 PEAK = """
 import json, sys, torch
 from paligemma.checkpoints.load import open_checkpoint
-from paligemma.checkpoints.packing import build_packed, methods_of
+from paligemma.checkpoints.packing import build_packed
+from paligemma.checkpoints.parts import methods_of
 def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 opened = open_checkpoint(__import__("pathlib").Path(sys.argv[1]))

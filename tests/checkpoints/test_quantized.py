@@ -13,7 +13,8 @@ from tests.oracle import TINY, draw_model
 
 from paligemma.checkpoints import convert, load_checkpoint, save
 from paligemma.checkpoints.load import open_checkpoint
-from paligemma.checkpoints.quantized import FORMAT, METHOD, QuantizedTensors, is_matrix, part
+from paligemma.checkpoints.parts import is_matrix
+from paligemma.checkpoints.quantized import FORMAT, INT8, QuantizedTensors, part
 from paligemma.checkpoints.safetensors_io import read_header, read_metadata
 from paligemma.config import Config, TextConfig
 from paligemma.errors import CheckpointError
@@ -42,7 +43,7 @@ def rewrite(directory, change, **metadata):
 def test_every_matrix_comes_back_within_half_a_step_of_its_rows(stored):
     model, directory = stored
     found = load_checkpoint(directory)
-    assert (found.format, found.dtype, found.config) == (METHOD, torch.float32, model.config)
+    assert (found.format, found.dtype, found.config) == (INT8, torch.float32, model.config)
     after = found.model.state_dict()
     for name, weight in model.state_dict().items():
         if is_matrix(name, tuple(weight.shape)):
@@ -177,11 +178,11 @@ def test_scales_that_are_no_sizes(tmp_path, wrong):
         load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("words", [{"version": "2"}, {"method": "int3"}, {"dtype": "float64"}])
+@pytest.mark.parametrize("words", [{"version": "3"}, {"method": "int3"}, {"dtype": "float64"}])
 def test_what_a_later_program_wrote_is_said(tmp_path, words):
     save(draw_model(TINY[1]), tmp_path, format="int8")
     rewrite(tmp_path, lambda t: None, **words)
-    with pytest.raises(CheckpointError, match="expected version 1, int8; write it again with `paligemma convert"):
+    with pytest.raises(CheckpointError, match="expected version 1, int8, or version 2; write it again with `paligemma"):
         open_checkpoint(tmp_path)
 
 

@@ -16,10 +16,11 @@ from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.adapter_config import read_adapter_config
 from paligemma.checkpoints.adapters import CONFIG as ADAPTER_CONFIG
 from paligemma.checkpoints.adapters import find_adapter, is_adapter, load_adapter, trained_size_px
-from paligemma.checkpoints.fingerprint import fingerprint
+from paligemma.checkpoints.fingerprint import stored_fingerprint
 from paligemma.checkpoints.hub import CALIBRATION
 from paligemma.checkpoints.load import Opened, at_resolution, build_model, open_checkpoint
-from paligemma.checkpoints.packing import PackReport, build_packed, methods_of
+from paligemma.checkpoints.pack_report import PackReport
+from paligemma.checkpoints.packing import build_packed, chosen_methods
 from paligemma.checkpoints.placement import choose_device, choose_dtype
 from paligemma.checkpoints.processing import load_processor
 from paligemma.checkpoints.tensors import common_dtype
@@ -61,7 +62,8 @@ def load(
             takes pictures of the size that the adapter was trained on.
         any_base: accept an adapter that was trained on another base.
         quantize: keep matrices in fewer bits: "int8", "int4", "nf4", or by part as {"lm": "int4", "head": "int8"};
-            parts are vision, lm and head. How far each is off stands in `packed` of what comes back.
+            parts are vision, lm and head. A directory of `paligemma quantize` is so without being asked. How far each
+            matrix is off stands in `packed` of what comes back.
 
     Raises:
         UnavailableError: not on this machine; says how to get it.
@@ -92,9 +94,10 @@ def load(
 def _built(
     opened: Opened, dtype: torch.dtype, device: torch.device, size_px: int, quantize: str | Mapping[str, str] | None
 ) -> tuple[PaliGemmaModel, PackReport | None]:
-    if quantize is None:
+    methods = chosen_methods(opened, quantize)
+    if methods is None:
         return at_resolution(build_model(opened, dtype, device), size_px), None
-    return build_packed(opened, dtype, methods_of(quantize), device, image_size_px=size_px)
+    return build_packed(opened, dtype, methods, device, image_size_px=size_px)
 
 
 def _processor(opened: Opened, size_px: int, tokenizer: str | os.PathLike[str] | None, resize: str | None) -> Processor:
@@ -139,7 +142,7 @@ def _fingerprint(opened: Opened, chosen: torch.dtype, packed: PackReport | None)
     """That of the stored weights where float16 or codes have changed them; None leaves it to the model in memory."""
     stored = common_dtype(opened.tensors)
     changed = packed is not None or chosen == torch.float16 != stored
-    return fingerprint(build_model(opened, stored)) if changed else None
+    return stored_fingerprint(opened) if changed else None
 
 
 def _calibration(model: Path, adapter: Path | None, given: str | os.PathLike[str] | None) -> Calibration | None:

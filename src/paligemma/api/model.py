@@ -21,7 +21,7 @@ from paligemma.api.running import OnError, answers
 from paligemma.api.stream import AnswerStream, stream_answer
 from paligemma.api.tiled import make_work
 from paligemma.checkpoints import load_codec
-from paligemma.checkpoints.packing import PackReport
+from paligemma.checkpoints.pack_report import PackReport
 from paligemma.config import Config, Variant, did_you_mean
 from paligemma.engine import Engine
 from paligemma.errors import PaliGemmaError, UsageError

@@ -1,4 +1,5 @@
-"""Files and hub names <-> models: the only room that knows foreign names. See `load_checkpoint`, `save`, `convert`.
+"""Files and hub names <-> models: the only room that knows foreign names. See `load_checkpoint`, `save`, `convert`,
+`quantize`.
 
 Names are imported when first used: looking for a model on disk (`resolve`, `pull`) needs no torch.
 """
@@ -8,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paligemma.checkpoints.adapters import load_adapter, save_adapter
-    from paligemma.checkpoints.conversion import FORMATS, ConversionReport, convert, save
+    from paligemma.checkpoints.conversion import (
+        FORMATS,
+        ConversionReport,
+        QuantizationReport,
+        convert,
+        quantize,
+        save,
+    )
     from paligemma.checkpoints.hf import LAYOUTS
     from paligemma.checkpoints.hf_config import ImageSettings
     from paligemma.checkpoints.hub import pull, resolve
@@ -19,7 +27,9 @@ if TYPE_CHECKING:
 _FILES = {
     "FORMATS": "conversion",
     "ConversionReport": "conversion",
+    "QuantizationReport": "conversion",
     "convert": "conversion",
+    "quantize": "conversion",
     "save": "conversion",
     "LAYOUTS": "hf",
     "ImageSettings": "hf_config",
@@ -43,6 +53,7 @@ __all__ = [
     "ConversionReport",
     "ImageSettings",
     "MergeReport",
+    "QuantizationReport",
     "convert",
     "find_codec",
     "load_adapter",
@@ -50,6 +61,7 @@ __all__ = [
     "load_codec",
     "merge",
     "pull",
+    "quantize",
     "resolve",
     "save",
     "save_adapter",

@@ -2,29 +2,36 @@
 
 Lossless in both directions, but for int8, and verified on request: the same random input through the source and what
 was written. Padding rows, which nothing ever produces, are dropped on the way to npz and made anew on the way back.
+`quantize` writes directories that answer in fewer bits.
 """
 
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from paligemma.checkpoints import hub
 from paligemma.checkpoints.big_vision import Sidecar, write_npz, write_sidecar
+from paligemma.checkpoints.fingerprint import stored_fingerprint
 from paligemma.checkpoints.hf import LAYOUTS, write_hf
 from paligemma.checkpoints.hf_config import ImageSettings
 from paligemma.checkpoints.load import Opened, build_model, open_checkpoint
-from paligemma.checkpoints.quantized import METHOD, write_quantized
+from paligemma.checkpoints.pack_report import PackReport
+from paligemma.checkpoints.parts import methods_of, spelled
+from paligemma.checkpoints.quantized import INT8, Coding, QuantizedTensors
+from paligemma.checkpoints.quantizing import write_quantized
 from paligemma.checkpoints.safetensors_io import writing
 from paligemma.checkpoints.tensors import ModelTensors, as_dtype, common_dtype, dtype_name, parameter_shapes
 from paligemma.config import IMAGE_SLOT, did_you_mean
 from paligemma.errors import UsageError
 from paligemma.model import PaliGemmaModel
 
-FORMATS = ("hf", "big_vision", METHOD)
+FORMATS = ("hf", "big_vision", INT8)
 SHARD_BYTES = 5_000_000_000
 
 
@@ -44,6 +51,24 @@ class ConversionReport:
     num_bytes: int
     seconds: float
     max_logits_difference: float | None = None
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """What was written in fewer bits.
+
+    Attributes:
+        methods: of each part. dtype: of what stays as it is. packed: how far each matrix is off.
+    """
+
+    source: Path
+    target: Path
+    methods: Mapping[str, str]
+    dtype: str
+    packed: PackReport
+    files: tuple[Path, ...]
+    num_bytes: int
+    seconds: float
 
 
 def save(
@@ -135,9 +160,7 @@ def convert(
         ResourceError: not enough disk or memory.
     """
     start = time.monotonic()
-    opened = open_checkpoint(hub.resolve(source, revision), variant)
-    if tokenizer is not None:
-        opened = replace(opened, tokenizer_path=hub.resolve(tokenizer))
+    opened = _opened(source, revision, variant, tokenizer)
     wanted = as_dtype(dtype) or common_dtype(opened.tensors)
     destination = Path(target)
     codec = _codec_to_copy(hub.codec_beside(opened.path), _folder(destination, format), overwrite)
@@ -167,6 +190,54 @@ def convert(
     )
 
 
+def quantize(
+    source: "str | Path",
+    target: "str | Path",
+    *,
+    method: "str | Mapping[str, str]" = "int4",
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+    variant: str | None = None,
+    revision: str | None = None,
+    tokenizer: "str | Path | None" = None,
+) -> QuantizationReport:
+    """Writes a directory that answers in fewer bits, the same as the source loaded with `quantize=method`.
+
+    Args:
+        method: "int4", "nf4", "int8", or by part as "lm=int4,head=int8" or {"lm": "int4", "head": "int8"}.
+        variant, revision, tokenizer: as for `convert`.
+
+    Raises:
+        UnavailableError, CheckpointError: the source cannot be read.
+        UsageError: unknown method, a source that is quantised by part already, or weights in the way.
+        CheckFailed: a matrix has numbers that are none.
+        ResourceError: not enough disk or memory.
+    """
+    start = time.monotonic()
+    methods = methods_of(method)
+    opened = _opened(source, revision, variant, tokenizer)
+    known = opened.tensors.coding.parts if isinstance(opened.tensors, QuantizedTensors) else None
+    if known is not None:
+        raise UsageError(
+            f"{opened.path} is quantised already, as {spelled(known)}, expected the original; quantise that one"
+        )
+    destination, dtype = Path(target), common_dtype(opened.tensors)
+    codec = _codec_to_copy(hub.codec_beside(opened.path), destination, overwrite)
+    sha256 = stored_fingerprint(_opened(source, revision, variant, None))
+    coding = Coding(dtype=dtype, parts=methods, sha256=sha256)
+    files, packed = _write_coded(opened, destination, coding, shard_bytes, overwrite)
+    files += _copied(codec)
+    return QuantizationReport(
+        source=opened.path, target=destination, methods=methods, dtype=dtype_name(dtype), packed=packed,
+        files=tuple(files), num_bytes=sum(path.stat().st_size for path in files), seconds=time.monotonic() - start,
+    )  # fmt: skip
+
+
+def _opened(source: "str | Path", revision: str | None, variant: str | None, tokenizer: "str | Path | None") -> Opened:
+    opened = open_checkpoint(hub.resolve(source, revision), variant)
+    return opened if tokenizer is None else replace(opened, tokenizer_path=hub.resolve(tokenizer))
+
+
 def _write(
     source: Opened,
     target: Path,
@@ -190,14 +261,34 @@ def _write(
         path = write_npz(source.tensors, source.config, target, dtype=dtype, params_prefix=params_prefix)
         config = source.config.with_padding_rows(0)
         return [path, write_sidecar(path, Sidecar(config, source.image_token_id, source.image.resize))]
+    if format == INT8:
+        return _write_coded(source, target, Coding(dtype=dtype), shard_bytes, overwrite)[0]
+    return _write_directory(source, target, partial(write_hf, dtype=dtype, layout=layout), shard_bytes, overwrite)
+
+
+def _write_coded(
+    source: Opened, target: Path, coding: Coding, shard_bytes: int, overwrite: bool
+) -> tuple[list[Path], PackReport]:
+    reports = []
+
+    def write(*arguments: Any, **more: Any) -> list[Path]:
+        files, report = write_quantized(*arguments, coding=coding, **more)
+        reports.append(report)
+        return files
+
+    return _write_directory(source, target, write, shard_bytes, overwrite), reports[0]
+
+
+def _write_directory(
+    source: Opened, target: Path, write: Callable[..., list[Path]], shard_bytes: int, overwrite: bool
+) -> list[Path]:
     if target.is_file():
-        raise UsageError(f"{target} is a file, expected a directory for the format {format}; choose another target")
+        raise UsageError(f"{target} is a file, expected a directory to write; choose another target")
     stale = [*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")]
     _refuse_overwriting(source, stale, target, overwrite)
-    write = write_quantized if format == METHOD else partial(write_hf, layout=layout)
     files = write(
-        source.tensors, source.config, target, dtype=dtype, shard_bytes=shard_bytes,
-        image_token_id=source.image_token_id, image=source.image, tokenizer_path=source.tokenizer_path,
+        source.tensors, source.config, target, shard_bytes=shard_bytes, image_token_id=source.image_token_id,
+        image=source.image, tokenizer_path=source.tokenizer_path,
     )  # fmt: skip
     for path in set(stale) - set(files):
         path.unlink()

@@ -12,7 +12,7 @@ import torch
 from paligemma.checkpoints import big_vision, hub
 from paligemma.checkpoints.hf import TOKENIZER_FILES, HFTensors, resemblance
 from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
-from paligemma.checkpoints.quantized import METHOD, QuantizedTensors, is_quantized
+from paligemma.checkpoints.quantized import QuantizedTensors, read_coding
 from paligemma.checkpoints.safetensors_io import TensorFiles, find_files
 from paligemma.checkpoints.tensors import (
     TensorSource,
@@ -40,7 +40,7 @@ class Opened:
     tensors: TensorSource
     config: Config
     path: Path
-    format: str  # "hf", "big_vision" or "int8"
+    format: str  # "hf", "big_vision", "int8" or "quantized"
     image_token_id: int | None
     image: ImageSettings
     tokenizer_path: Path | None
@@ -78,9 +78,9 @@ def load_checkpoint(
 
     Args:
         source: see `resolve`; a Hugging Face directory, one .safetensors with its config.json beside it, an .npz of
-            big_vision, or a directory of them; the same with int8 weights.
-        dtype: of the weights in memory; by default the file's own, which then stays memory-mapped. int8 is decoded, by
-            default to the type that was quantised.
+            big_vision, or a directory of them; the same with quantised weights.
+        dtype: of the weights in memory; by default the file's own, which then stays memory-mapped. Quantised weights
+            are decoded, by default to the type that was quantised; `packing` keeps them in codes.
         variant: a published name whose architecture to use instead of the one the files tell.
         revision: of a hub name, default `main`.
 
@@ -187,12 +187,14 @@ def _open_hf(path: Path, variant_name: str | None) -> Opened:
             (entry.shape[0] for key, entry in files.entries.items() if "embed_tokens" in key and entry.shape), default=0
         )
         config = _variant_with_rows(variant_name, rows)
-    kind, format = (QuantizedTensors, METHOD) if is_quantized(files) else (HFTensors, "hf")
+    coding = read_coding(files)
+    where = str(path)
+    tensors = HFTensors(files, config, where) if coding is None else QuantizedTensors(files, config, where, coding)
     return Opened(
-        tensors=_checked(kind(files, config, str(path)), config, variant_name),
+        tensors=_checked(tensors, config, variant_name),
         config=config,
         path=path,
-        format=format,
+        format="hf" if coding is None else coding.format,
         image_token_id=image_token_id,
         image=read_image_settings(directory, config),
         tokenizer_path=_tokenizer(directory),

@@ -22,8 +22,8 @@ from paligemma.checkpoints.tensors import Shape, raw_bytes, scratch
 from paligemma.errors import CheckpointError, ResourceError
 
 TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_READ_TYPES = {**TORCH_TYPES, "I8": torch.int8}  # with the codes of quantised weights
-_STORED_TYPES = {dtype: name for name, dtype in _READ_TYPES.items()}
+_READ_TYPES = {**TORCH_TYPES, "I8": torch.int8, "U8": torch.uint8}  # with the codes of quantised weights
+STORED_TYPES = {dtype: name for name, dtype in _READ_TYPES.items()}
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -274,7 +274,7 @@ def _pieces(entry: Entry, count: int) -> Iterator[tuple[int, Tensor]]:
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
-ReadTensor = Callable[[str], Tensor]
+ReadTensor = Callable[[str], Tensor | Iterable[Tensor]]  # whole, or as pieces in row-major order
 Types = torch.dtype | Mapping[str, torch.dtype]  # one for all tensors, or by key
 
 
@@ -341,7 +341,7 @@ def write_file(
     end = 0
     for key in sorted(shapes, key=lambda key: -_type(key, dtype).itemsize):
         start, end = end, end + _size(key, shapes[key], dtype)
-        stored = _STORED_TYPES[_type(key, dtype)]
+        stored = STORED_TYPES[_type(key, dtype)]
         header[key] = {"dtype": stored, "shape": list(shapes[key]), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -349,10 +349,14 @@ def write_file(
         file.write(len(text).to_bytes(8, "little") + text)
         data_start = file.tell()
         for key, shape in shapes.items():
-            tensor = read(key)
-            assert (tuple(tensor.shape), tensor.dtype) == (shape, _type(key, dtype)), key
-            file.seek(data_start + header[key]["data_offsets"][0])
-            write_tensor(file, tensor)
+            found = read(key)
+            assert not isinstance(found, Tensor) or tuple(found.shape) == shape, key
+            start, end = (data_start + offset for offset in header[key]["data_offsets"])
+            file.seek(start)
+            for tensor in (found,) if isinstance(found, Tensor) else found:
+                assert tensor.dtype == _type(key, dtype), key
+                write_tensor(file, tensor)
+            assert file.tell() == end, key
 
 
 def write_tensor(file: "BinaryIO | Any", tensor: Tensor) -> None:

@@ -4,9 +4,9 @@ In: a weight matrix, or `Int8Linear`'s codes. Out: layers with an eighth to a ha
 faster, for one row and for many. Their inputs are rounded too, to 8 bits in groups of 64 or 128, each with a scale of
 its own. Where there are no kernels (no compiler, another device, gradients) the weight is decoded for each pass. The
 order of the codes is told in `native/kernels.c`. Files keep them in rows (`in_rows`, `adopt_pieces`), whatever the
-kernels like: 8 bits as int8[out, in] and a float32 scale for each output; 4 bits as uint8[out, in / 2], the lower half of a
-byte the first of two neighbouring inputs, and a bfloat16 scale for each output and group. Not done here: which layers of
-a model, files.
+kernels like: 8 bits as int8[out, in] and a float32 scale for each output; 4 bits as uint8[out, in / 2], the lower half
+of a byte the first of two neighbouring inputs, and a bfloat16 scale for each output and group. Not done here: which
+layers of a model, files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -187,7 +187,7 @@ class PackedLinear(QuantizedLinear):
         self._store_places(first, last, codes.flatten(1), scales)
 
     def _store_places(self, first: int, last: int, places: Tensor, scales: Tensor) -> None:
-        """uint8[rows, in] places in `levels` and bfloat16[rows, groups] scales into panels; what is missing becomes 0."""
+        """uint8[rows, in] places in `levels` and bfloat16[rows, groups] scales into panels; what is missing is 0."""
         levels = self.kind.levels
         assert levels is not None
         eights = self._filled(places, levels.index(0), last - first).view(last - first, PANEL, self._padded // 8, 2, 4)
