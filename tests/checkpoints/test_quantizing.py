@@ -15,7 +15,7 @@ from paligemma.checkpoints.fingerprint import fingerprint, stored_fingerprint
 from paligemma.checkpoints.load import build_model, open_checkpoint
 from paligemma.checkpoints.packing import build_packed, chosen_methods
 from paligemma.checkpoints.parts import methods_of
-from paligemma.checkpoints.quantized import QUANTIZED, QuantizedTensors, part
+from paligemma.checkpoints.quantized import QUANTIZED, QuantizedTensors, check_original, part
 from paligemma.checkpoints.safetensors_io import read_header, read_metadata
 from paligemma.checkpoints.tensors import empty_model
 from paligemma.errors import CheckFailed, CheckpointError, UsageError
@@ -130,7 +130,9 @@ def test_whose_weights_these_were(source, model, tmp_path):
 
 def test_what_is_refused(source, tmp_path):
     quantize(source, tmp_path / "q", method="int4")
-    with pytest.raises(UsageError, match="quantised already, as vision=int8,lm=int4,head=int4, expected the original"):
+    with pytest.raises(
+        UsageError, match="as vision=int8,lm=int4,head=int4, expected original weights to quantise"
+    ):
         quantize(tmp_path / "q", tmp_path / "again", method="int8")
     assert not (tmp_path / "again").exists()
     with pytest.raises(UsageError, match=r"already holds quantized\.safetensors"):
@@ -143,6 +145,14 @@ def test_what_is_refused(source, tmp_path):
         loaded(tmp_path / "q", "lm=int8")
     assert quantize(source, tmp_path / "q", method="lm=int8", overwrite=True).methods == {"lm": "int8"}
     loaded(tmp_path / "q", "lm=int8")
+
+
+@pytest.mark.parametrize("doing", ["merge into", "train"])
+def test_codes_are_there_to_answer(source, tmp_path, doing):
+    quantize(source, tmp_path, method="lm=int4")
+    with pytest.raises(UsageError, match=f"as lm=int4, expected original weights to {doing}; take those"):
+        check_original(open_checkpoint(tmp_path).tensors, doing)
+    check_original(open_checkpoint(source).tensors, doing)
 
 
 def test_numbers_that_are_none_are_refused_and_leave_nothing(model, tmp_path):

@@ -22,8 +22,8 @@ from paligemma.checkpoints.hf import LAYOUTS, write_hf
 from paligemma.checkpoints.hf_config import ImageSettings
 from paligemma.checkpoints.load import Opened, build_model, open_checkpoint
 from paligemma.checkpoints.pack_report import PackReport
-from paligemma.checkpoints.parts import methods_of, spelled
-from paligemma.checkpoints.quantized import INT8, Coding, QuantizedTensors
+from paligemma.checkpoints.parts import methods_of
+from paligemma.checkpoints.quantized import INT8, Coding, check_original
 from paligemma.checkpoints.quantizing import write_quantized
 from paligemma.checkpoints.safetensors_io import writing
 from paligemma.checkpoints.tensors import ModelTensors, as_dtype, common_dtype, dtype_name, parameter_shapes
@@ -216,11 +216,7 @@ def quantize(
     start = time.monotonic()
     methods = methods_of(method)
     opened = _opened(source, revision, variant, tokenizer)
-    known = opened.tensors.coding.parts if isinstance(opened.tensors, QuantizedTensors) else None
-    if known is not None:
-        raise UsageError(
-            f"{opened.path} is quantised already, as {spelled(known)}, expected the original; quantise that one"
-        )
+    check_original(opened.tensors, "quantise")
     destination, dtype = Path(target), common_dtype(opened.tensors)
     codec = _codec_to_copy(hub.codec_beside(opened.path), destination, overwrite)
     sha256 = stored_fingerprint(_opened(source, revision, variant, None))

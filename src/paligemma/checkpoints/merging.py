@@ -15,6 +15,7 @@ from paligemma.checkpoints import hub
 from paligemma.checkpoints.adapters import find_adapter, load_adapter, trained_size_px
 from paligemma.checkpoints.conversion import random_logits, save
 from paligemma.checkpoints.load import at_resolution, build_model, open_checkpoint
+from paligemma.checkpoints.quantized import check_original
 from paligemma.checkpoints.tensors import as_dtype, common_dtype, dtype_name
 from paligemma.errors import UsageError
 from paligemma.linear.lora import LoraLinear
@@ -89,6 +90,7 @@ def merge(
     if destination.resolve() in (home.resolve(), adapter_path.resolve()):
         raise UsageError(f"{destination} holds what is to be merged; choose another target")
     opened = open_checkpoint(source)
+    check_original(opened.tensors, "merge into")
     stored = as_dtype(dtype) or common_dtype(opened.tensors)
     size_px = trained_size_px(adapter_path) or opened.config.vision.image_size_px
     model = at_resolution(build_model(opened, torch.float32), size_px)

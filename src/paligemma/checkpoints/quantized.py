@@ -233,6 +233,18 @@ class QuantizedTensors:
         return out
 
 
+def check_original(tensors: TensorSource, wanted_to: str) -> None:
+    """
+    Raises:
+        UsageError: weights of `paligemma quantize`, which are there to answer.
+    """
+    if isinstance(tensors, QuantizedTensors) and tensors.coding.parts is not None:
+        raise UsageError(
+            f"{tensors.where} is quantised already, as {spelled(tensors.coding.parts)}, expected original weights to "
+            f"{wanted_to}; take those"
+        )
+
+
 def numbers_in_rows(tensors: TensorSource, name: str, count: int) -> Iterator[Tensor]:
     """A matrix in its own number type, `count` rows at a time; what a piece was is lost with the next."""
     if isinstance(tensors, HFTensors):

@@ -16,6 +16,7 @@ from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
 from paligemma.checkpoints.load import at_resolution, build_model, open_checkpoint
 from paligemma.checkpoints.processing import load_processor
+from paligemma.checkpoints.quantized import check_original
 from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import Config
 from paligemma.errors import UnavailableError
@@ -78,6 +79,7 @@ def begin(config: TrainConfig, *, frozen_float32: bool = False) -> Start:
         model, dtype = from_nothing(wanted, config.seed, processor.tokenizer.loc_start), torch.float32
     else:
         opened = open_checkpoint(found.path)
+        check_original(opened.tensors, "train")
         dtype = common_dtype(opened.tensors)
         keeps = config.lora is not None and not frozen_float32 and config.precision == "bf16"
         model = build_model(opened, dtype if keeps and dtype != torch.float16 else torch.float32)

@@ -179,6 +179,7 @@ def test_help_of_every_command_is_there(capsys):
         "list",
         "ocr",
         "pull",
+        "quantize",
         "score",
         "segment",
         "show",

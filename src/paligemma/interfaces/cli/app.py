@@ -28,6 +28,7 @@ from paligemma.interfaces.cli import (
     merge,
     models,
     plan,
+    quantize,
     scoring,
     train,
     ui,
@@ -59,6 +60,7 @@ app.command(models.list_models, name="list")
 app.command(models.show)
 app.command(models.pull)
 app.command(models.convert)
+app.command(quantize.quantize)
 app.command(merge.merge)
 app.command(train.train)
 app.command(plan.plan)
