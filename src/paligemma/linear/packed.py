@@ -1,8 +1,8 @@
 """Linear layers for answering, their weights as codes in the order our kernels read them; `METHODS` names the kinds.
 
 In: a weight matrix, or `Int8Linear`'s codes. Out: layers with an eighth to a half of the bytes that run nearly as much
-faster, for one row and for many. Their inputs are rounded too, to 8 bits in groups of 64 or 128, each with a scale of
-its own. Where there are no kernels (no compiler, another device, gradients) the weight is decoded for each pass. The
+faster, for one row and for many. On a CPU their inputs are rounded too, to 8 bits in groups of 64 or 128, each with a
+scale of its own. Where there are no kernels (no compiler or Triton, gradients) the weight is decoded for each pass. The
 order of the codes is told in `native/kernels.c`. Files keep them in rows (`in_rows`, `adopt_pieces`), whatever the
 kernels like: 8 bits as int8[out, in] and a float32 scale for each output; 4 bits as uint8[out, in / 2], the lower half
 of a byte the first of two neighbouring inputs, and a bfloat16 scale for each output and group. Not done here: which
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paligemma.linear.cuda import levels_on, packed_product
 from paligemma.linear.quantized import NF4, QuantizedLinear, decode_rows, encode_rows
 from paligemma.native import coded_product, pack
 from paligemma.native.products import FLOATS, PANEL
@@ -227,7 +228,7 @@ class PackedLinear(QuantizedLinear):
             numbers = (numbers ^ OFFSET).view(torch.int8).flatten(1) * scales
         else:
             both = torch.stack((numbers & 15, numbers >> 4), dim=2).flatten(1)
-            levels = torch.tensor(self.kind.levels, dtype=torch.float32, device=rows.device)
+            levels = levels_on(self.kind.levels, rows.device)
             scales = self.scales.view(torch.bfloat16).view(len(self.codes), -1, PANEL)[panel, :, place].float()
             numbers = (levels[both.int()].view(len(rows), -1, self.kind.group) * scales[..., None]).flatten(1)
         return numbers[:, : self.in_features].to(dtype)
@@ -244,6 +245,9 @@ class PackedLinear(QuantizedLinear):
         if panels is not None:
             codes, scales = codes[panels], scales[panels]
             outputs = len(codes) * PANEL
+        group, levels = self.kind.group, self.kind.levels
+        if (fast := packed_product(x, codes, scales, bias, outputs=outputs, group=group, levels=levels)) is not None:
+            return fast
         return coded_product(
             x, codes, scales, bias, outputs=outputs, group=self.kind.group, table=self.kind.table
         )  # fmt: skip
