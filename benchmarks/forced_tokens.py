@@ -25,6 +25,7 @@ import torch
 
 from paligemma.config import IMAGE_SLOT, Config, TextConfig, VisionConfig
 from paligemma.engine import Constraint, Engine, Generation, Sampling
+from paligemma.engine.prefill import Prefill
 from paligemma.model import PaliGemmaModel
 from paligemma.processor import Encoded
 
@@ -70,11 +71,11 @@ class Clock:
 
     def __init__(self, engine: Engine):
         self.engine, self.begun = engine, (0.0, 0.0)
-        self.prefill = engine.runner.prefill
-        engine.runner.prefill = self._prefill  # type: ignore[method-assign]
+        self.advance = Prefill.advance
+        Prefill.advance = lambda *arguments: self._advance(*arguments)  # type: ignore[method-assign]
 
-    def _prefill(self, *arguments: Any) -> Any:
-        result = self.prefill(*arguments)
+    def _advance(self, *arguments: Any) -> Any:
+        result = self.advance(*arguments)
         self.begun = time.perf_counter(), time.process_time()
         return result
 
@@ -146,7 +147,7 @@ def measure(
                 said[way].extend(answers)
                 wall, processor = wall + more_wall, processor + more_processor
             times[way].append((wall / len(prompts) * 1e3, processor / len(prompts) * 1e3))
-    engine.runner.prefill = clock.prefill  # type: ignore[method-assign]
+    Prefill.advance = clock.advance  # type: ignore[method-assign]
     return {
         way: {
             "steps": statistics.mean(answer.steps for answer in said[way]),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.oracle import EOS, IMAGE_ID, TINY, draw_model, draw_prompt
 
 from paligemma.engine import Engine, Sampling, generate_slowly
+from paligemma.engine.ragged import Pass, Pool
 from paligemma.errors import CheckFailed, InputError, ResourceError, UsageError
 from paligemma.model import PaliGemmaModel
 
@@ -179,20 +180,20 @@ def test_forbidden_rows_are_never_produced_even_when_they_score_highest(settings
         assert all(math.isfinite(logprob) for logprob in generation.logprobs)
 
 
-def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, prompts = engine_of(1), prompts_of(1, [(1, 3, 0)] * 4)
+def test_finished_rows_leave_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    feed = engine.runner.feed
-    monkeypatch.setattr(engine.runner, "feed", lambda batch, chains: sizes.append(len(batch)) or feed(batch, chains))
-    engine.generate(prompts, [Sampling(max_tokens=n) for n in (1, 2, 2, 4)])
+    hidden = Pass._hidden
+    monkeypatch.setattr(Pass, "_hidden", lambda self: sizes.append(self.shape.rows) or hidden(self))
+    engine, prompts = engine_of(1), prompts_of(1, [(1, 3, 0)] * 4)
+    engine.generate(prompts, [Sampling(max_tokens=n, stop_repeats=None) for n in (1, 2, 2, 4)])
     assert sizes == [3, 1, 1]
 
 
 def test_batch_size_counts_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, prompts = engine_of(1), prompts_of(1, [(0, n, 0) for n in (1, 5, 3, 9, 7)])
     seen = []
-    prefill = engine.runner.prefill
-    monkeypatch.setattr(engine.runner, "prefill", lambda p, n: seen.append([len(x.tokens) for x in p]) or prefill(p, n))
+    begin = Pool.begin
+    monkeypatch.setattr(Pool, "begin", lambda self, p: seen.append([len(x.tokens) for x in p]) or begin(self, p))
     engine.generate(prompts, Sampling(max_tokens=1), batch_size=2)
     assert seen == [[10, 8], [6, 4], [2]]
     seen.clear()
@@ -257,6 +258,6 @@ def test_too_little_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(engine.runner, "prefill", exhausted)
+    monkeypatch.setattr(Pool, "begin", exhausted)
     with pytest.raises(ResourceError, match="with 2 prompts at once; lower batch_size"):
         engine.generate(prompts_of(1, MIXED[:2]), Sampling(max_tokens=2))

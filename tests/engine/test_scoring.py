@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.oracle import EOS, IMAGE_ID, TINY, collate, draw_model, draw_pair, draw_prompt, hf_inputs
 
 from paligemma.engine import Engine, Sampling
+from paligemma.engine.ragged import Pool
 from paligemma.errors import CheckFailed, InputError, ResourceError, UsageError
 from paligemma.model import PaliGemmaModel
 
@@ -97,9 +98,9 @@ def test_first_tokens_are_a_distribution() -> None:
 def test_a_prompt_runs_once_for_all_its_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, prompts = engine_of(1), [draw_prompt(TINY[1], 1, n) for n in (3, 5, 1)]
     prefilled, fed = [], []
-    prefill, feed = engine.runner.prefill, engine.runner.feed
-    monkeypatch.setattr(engine.runner, "prefill", lambda p, n: prefilled.append(len(p)) or prefill(p, n))
-    monkeypatch.setattr(engine.runner, "feed", lambda b, c: fed.append([len(one) for one in c]) or feed(b, c))
+    prefill, feed = Pool.prefill, Pool.feed
+    monkeypatch.setattr(Pool, "prefill", lambda self, p: prefilled.append(len(p)) or prefill(self, p))
+    monkeypatch.setattr(Pool, "feed", lambda self, r, c: fed.append([len(one) for one in c]) or feed(self, r, c))
     engine.score(prompts, [CANDIDATES] * 3, batch_size=4)
     assert prefilled == [3]
     assert fed == [[8, 8, 8, 2], [2, 2, 1, 1], [1]], "single tokens come with the prompt"
@@ -115,7 +116,7 @@ def test_no_prompt_no_score() -> None:
 
 def test_candidates_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, prompt = engine_of(1), draw_prompt(TINY[1], 1, 3)
-    monkeypatch.setattr(engine.runner, "prefill", None)
+    monkeypatch.setattr(Pool, "prefill", None)
     with pytest.raises(UsageError, match="candidates for 2 prompts were given with 1 prompts"):
         engine.score([prompt], [[], []])
     with pytest.raises(UsageError, match="batch_size 0"):
@@ -139,6 +140,6 @@ def test_scores_that_are_no_numbers_and_too_little_memory_are_said(monkeypatch: 
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(engine.runner, "prefill", exhausted)
+    monkeypatch.setattr(Pool, "prefill", exhausted)
     with pytest.raises(ResourceError, match="with 1 prompts at once"):
         engine.score([prompt], [[[4, 5]]])

@@ -24,6 +24,7 @@ from paligemma.checkpoints.big_vision import places
 from paligemma.config import IMAGE_SLOT
 from paligemma.doctor.report import Row, compare, equal, failed, norm_row
 from paligemma.engine import Engine, Runner, Sampling
+from paligemma.engine.ragged import Pool
 from paligemma.model import AttentionMask, PaliGemmaModel, resample_positions, suffix_loss
 
 LOGITS, FEATURES, LOSS, ROUNDED_CACHE = 2e-4, 5e-5, 1e-4, 3e-2
@@ -174,10 +175,12 @@ class _Golden:
         cache_dtype = torch.bfloat16 if "bf16cache" in variant else None
         runner = Runner(model, cache_dtype=cache_dtype, big_vision_softcap=True)
         greedy = self.get("decode.greedy_bf16cache" if "bf16cache" in variant else "decode.greedy")
-        batch, scores = runner.prefill(self.prompts, greedy.shape[1])
+        longest = max(len(prompt.tokens) for prompt in self.prompts)
+        pool = Pool(runner, len(greedy), longest + greedy.shape[1], torch.tensor([], dtype=torch.int64))
+        rows, scores = pool.prefill(self.prompts)
         found = [scores]
         for column in greedy.T[:-1]:
-            found.append(runner.decode(batch, column.tolist()))
+            found.append(runner.logits(pool.feed(rows, [[token] for token in column.tolist()])))
         return torch.stack(found, dim=1)
 
     def decode_row(self, name: str, expected: np.ndarray) -> Row:

@@ -1,8 +1,8 @@
 """Token ids in, token ids out, fast: many requests at once, each decoded as it asked for.
 
 In: prompts (token rows with image slots, pixels or features), `Sampling` and perhaps a `Constraint`. Out:
-`Generation`s, a stream of `Token`s, or log-probabilities of given answers. Here requests are checked and put into
-batches; `scheduler.py` runs a batch. Not done here: text, prompts' grammar, files. `oracle.py` is the slow twin that
+`Generation`s, a stream of `Token`s, or log-probabilities of given answers. Here requests are checked and get the memory
+they need; `continuous.py` decodes them. Not done here: text, prompts' grammar, files. `oracle.py` is the slow twin that
 must agree.
 """
 
@@ -14,13 +14,13 @@ import torch
 
 from paligemma.engine.beam import BigVisionBeams, HuggingFaceBeams
 from paligemma.engine.constraints import Constraint, Known, Rule
-from paligemma.engine.continuous import Continuous
+from paligemma.engine.continuous import Continuous, Request
 from paligemma.engine.graphs import CudaGraphs, Recorder
 from paligemma.engine.ragged import Pool
 from paligemma.engine.runner import Prompt, Runner
 from paligemma.engine.sampling import FinishReason, Generation, Ranges, Sampling, Search, Single
-from paligemma.engine.scheduler import Decoding, Request, batches
 from paligemma.engine.scoring import score_candidates
+from paligemma.engine.sharing import Shared
 from paligemma.errors import InputError, ResourceError, UsageError
 from paligemma.model import PaliGemmaModel
 
@@ -44,10 +44,8 @@ class Engine:
         eos_id: the token, or tokens, that end an answer.
         forbidden_ids: ids never to be produced, besides the rows that pad the vocabulary (e.g. `<image>`).
         cache_dtype, big_vision_softcap, fine: see `Runner`.
-        continuous: whether rows come and go on their own, with recorded passes on an accelerator (`continuous.py`);
-            None does so on an accelerator. The tokens are the same either way.
         invariant: an answer has the same bits whoever is decoded beside it, as long as `batch_size` stays the same;
-            without, rounding differs in the last digits. Implies `continuous`; decision 15 has its cost.
+            without, rounding differs in the last digits. Decision 15 has its cost.
         compiled: lets TorchInductor fuse the recorded passes; minutes at first, faster afterwards.
 
     Raises:
@@ -63,14 +61,14 @@ class Engine:
         cache_dtype: torch.dtype | None = None,
         big_vision_softcap: bool = False,
         fine: Ranges = (),
-        continuous: bool | None = None,
         invariant: bool = False,
         compiled: bool = False,
     ):
         text = model.config.text
-        self.continuous, self.invariant, self.compiled = continuous, invariant, compiled
+        self.invariant, self.compiled = invariant, compiled
         self._pool: Pool | None = None  # kept on an accelerator, for the passes recorded on it
         self._recorded_on = 0
+        self._shared = Shared(self._open_shared, fixed=invariant)
         self.runner = Runner(model, cache_dtype=cache_dtype, big_vision_softcap=big_vision_softcap, fine=fine)
         self.eos_ids = frozenset((eos_id,) if isinstance(eos_id, int) else eos_id)
         forbidden = {*range(text.vocab_size, text.embedding_rows), *forbidden_ids}
@@ -127,13 +125,7 @@ class Engine:
             self._request(prompt, chosen, num_return, f"prompt {i}", rule)
             for i, (prompt, chosen, rule) in enumerate(zip(prompts, samplings, rules, strict=True))
         ]
-        ranges = self._ranges(watch)
-        if self._is_continuous and not any(one.is_beam for one in samplings):
-            self._decode_continuously(requests, batch_size, ranges)
-        else:
-            for batch in batches(requests, 1 if self.invariant else batch_size):
-                for _ in self._steps(batch, ranges):
-                    pass
+        self._decode(requests, batch_size, self._ranges(watch))
         return [generation for request in requests for generation in request.results()]
 
     def stream(
@@ -155,16 +147,21 @@ class Engine:
     def _stream(self, request: Request) -> Iterator[Token]:
         (search,) = request.searches
         assert isinstance(search, Single)
+        grown = self._shared.follow(request, self._slots(request), lambda: len(search.scored))
         given = 0
-        for _ in self._grown(request) if self._is_continuous else self._steps([request]):
-            for place in range(given, len(search.scored)):
+        while True:
+            with self._memory_of(1):
+                size = next(grown, given)
+            if size == given:
+                return
+            for place in range(given, size):
                 last = place + 1 == len(search.tokens)
                 yield Token(
                     id=search.tokens[place],
                     logprob=search.scored[place].logprob,
                     finish_reason=search.finish_reason if last else None,
                 )
-            given = len(search.scored)
+            given = size
 
     def score(
         self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Sequence[int]]], *, batch_size: int = 8
@@ -193,12 +190,19 @@ class Engine:
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             with self._memory_of(len(part)):
-                scored = score_candidates(
-                    self.runner, [prompts[i] for i in part], [candidates[i] for i in part], batch_size
-                )
+                scored = self._scored([prompts[i] for i in part], [candidates[i] for i in part], batch_size)
             for i, own_scores in zip(part, scored, strict=True):
                 result[i] = own_scores
         return result
+
+    def _scored(
+        self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Sequence[int]]], batch_size: int
+    ) -> list[list[list[float]]]:
+        """With rows for the prompts, and for as many of their candidates at a time."""
+        longest = max((len(tokens) for own in candidates for tokens in own), default=0)
+        slots = max(len(prompt.tokens) for prompt in prompts) + longest
+        pool = Pool(self.runner, len(prompts) + batch_size, slots, self.forbidden)
+        return score_candidates(pool, prompts, candidates)
 
     def _check_candidates(self, prompt: Prompt, candidates: Sequence[Sequence[int]], name: str) -> None:
         self.runner.check(prompt, name)
@@ -257,32 +261,33 @@ class Engine:
             searches = [Single(sampling, self.eos_ids, answer, rule) for answer in range(num_return)]
         return Request(prompt, searches, sampling.max_tokens)
 
-    def _steps(self, requests: Sequence[Request], ranges: Ranges = ()) -> Iterator[None]:
-        with self._memory_of(len(requests)):
-            yield from Decoding(self.runner, requests, self.forbidden, ranges).steps()
-
     # --- rows that come and go ---
 
-    @property
-    def _is_continuous(self) -> bool:
-        wanted = self.runner.device.type == "cuda" if self.continuous is None else self.continuous
-        return wanted or self.invariant
-
-    def open(self, rows: int, slots: int) -> Continuous:
+    def open(self, rows: int, slots: int, *, patient: bool = False) -> Continuous:
         """A line that requests can join while others are being decoded.
 
         Args:
             rows: decoded together. slots: the most tokens of a prompt and its answer.
+            patient: nobody watches the answers grow, so prompts run without a pause.
         """
-        return Continuous(self._pool_of(rows, slots), self.forbidden)
+        return Continuous(self._pool_of(rows, slots), self.forbidden, patient=patient)
+
+    def _open_shared(self, rows: int, slots: int) -> Continuous:
+        return self.open(INVARIANT_ROWS if self.invariant else rows, slots)
+
+    def _recorder(self) -> Recorder | None:
+        """None on a CPU, where a pass runs as it is launched."""
+        device = self.runner.device
+        return CudaGraphs(device, compiled=self.compiled) if device.type == "cuda" else None
 
     def _pool_of(self, rows: int, slots: int) -> Pool:
-        """On an accelerator the one that is kept, with what is recorded on it, if it is free and large enough."""
+        """Where passes are recorded the pool that is kept with them, if it is free and large enough."""
 
         def make(rows: int, slots: int, recorder: Recorder | None) -> Pool:
             return Pool(self.runner, rows, slots, self.forbidden, recorder=recorder, fixed_shapes=self.invariant)
 
-        if self.runner.device.type != "cuda" or (self._pool is not None and not self._pool.is_free):
+        recorder = self._recorder()
+        if recorder is None or (self._pool is not None and not self._pool.is_free):
             return make(rows, slots, None)  # beside the one in use, and not for long
         kept = self._pool if self._recorded_on == (now := weights_at(self.runner.model)) else None
         if kept is not None:
@@ -292,35 +297,27 @@ class Engine:
         self._pool, self._recorded_on = None, now  # its memory first
         if not self.invariant:
             slots = -(-slots // SLOTS_STEP) * SLOTS_STEP
-        self._pool = make(rows, slots, CudaGraphs(self.runner.device, compiled=self.compiled))
+        self._pool = make(rows, slots, recorder)
         return self._pool
 
-    def _decode_continuously(self, requests: Sequence[Request], batch_size: int, ranges: Ranges) -> None:
-        """Requests of any lengths in one line; where bits must not depend on neighbours, in one for each length."""
-        groups: dict[int, list[Request]] = {}
+    def _slots(self, request: Request) -> int:
+        """Of a row: what the request needs, or where bits depend on it a number that is its own."""
+        return fixed_slots(request.slots) if self.invariant else request.slots
+
+    def _decode(self, requests: Sequence[Request], batch_size: int, ranges: Ranges) -> None:
+        """Requests of any lengths in one line; where bits must not depend on neighbours, in one for each shape."""
+        lines: dict[tuple[int, int], list[Request]] = {}
         for request in sorted(requests, key=lambda request: -len(request.prompt.tokens)):
-            needed = len(request.prompt.tokens) + request.max_tokens
-            groups.setdefault(fixed_slots(needed) if self.invariant else 0, []).append(request)
-        for slots, group in groups.items():
-            slots = slots or max(len(request.prompt.tokens) + request.max_tokens for request in group)
-            wanted = batch_size if self.invariant else min(batch_size, sum(request.rows for request in group))
+            shape = (max(batch_size, request.rows), self._slots(request)) if self.invariant else (0, 0)
+            lines.setdefault(shape, []).append(request)
+        for (rows, slots), group in lines.items():
+            rows = rows or max(min(batch_size, sum(one.rows for one in group)), max(one.rows for one in group))
+            slots = slots or max(request.slots for request in group)
             with self._memory_of(min(batch_size, len(group))):
-                line = self.open(max(wanted, max(request.rows for request in group)), slots)
+                line = self.open(rows, slots, patient=True)
                 for request in group:
                     line.submit(request, ranges=ranges)
                 line.run()
-
-    def _grown(self, request: Request) -> Iterator[None]:
-        needed = len(request.prompt.tokens) + request.max_tokens
-        with self._memory_of(1):
-            line = self.open(*((INVARIANT_ROWS, fixed_slots(needed)) if self.invariant else (1, needed)))
-            line.submit(request)
-            try:
-                while not line.idle:
-                    line.step()
-                    yield
-            finally:
-                line.close()
 
     @contextmanager
     def _memory_of(self, num_prompts: int) -> Iterator[None]:

@@ -8,72 +8,19 @@ Letters: R rows, S slots of the cache, T tokens a pass, V vocabulary, D width, P
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from paligemma.config import TextConfig
+from paligemma.engine.cache import Appending, RaggedCache, Row
 from paligemma.engine.graphs import Recorder, Run
+from paligemma.engine.prefill import Prefill
 from paligemma.engine.runner import Prompt, Runner
 from paligemma.model import AttentionMask
 
 BURST = 8  # most greedy tokens between two looks at them
 CHAIN = 8  # most tokens of one row in a recorded pass; longer chains take several
-
-
-class RaggedCache:
-    """Keys and values [L][R, K, S, H]. The last slot is nobody's: what does not count is written there or behind."""
-
-    def __init__(self, config: TextConfig, rows: int, slots: int, *, dtype: torch.dtype, device: torch.device):
-        shape = (rows, config.num_kv_heads, slots + 1, config.head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.depth)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.depth)]
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        for buffer in (*self.keys, *self.values):
-            buffer[target, :, :length] = buffer[source, :, :length]
-
-
-class Filling:
-    """The cache as a pass over whole prompts sees it: rows are filled from their first slot."""
-
-    def __init__(self, cache: RaggedCache, rows: Sequence[int]):
-        self.cache, self.rows = cache, torch.tensor(rows, device=cache.keys[0].device)
-
-    def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
-        found = []
-        for buffer, new in ((self.cache.keys[layer], k_BKTH), (self.cache.values[layer], v_BKTH)):
-            stored = new.to(buffer.dtype)
-            buffer[self.rows, :, : new.shape[2]] = stored
-            found.append(stored.to(new.dtype))
-        return found[0], found[1]
-
-
-class Appending:
-    """The cache as a pass over new tokens sees it: those of row r go to `slot_RT`, and slots below `stop` are seen."""
-
-    def __init__(self, cache: RaggedCache, slot_RT: Tensor, stop: int):
-        self.cache, self.stop = cache, stop
-        self.slot = slot_RT.clamp(max=cache.keys[0].shape[2] - 1)
-        self.row = torch.arange(len(slot_RT), device=slot_RT.device)[:, None]
-
-    def update(self, layer: int, k_RKTH: Tensor, v_RKTH: Tensor) -> tuple[Tensor, Tensor]:
-        found = []
-        for buffer, new in ((self.cache.keys[layer], k_RKTH), (self.cache.values[layer], v_RKTH)):
-            lines = buffer[: len(new)]
-            lines[self.row, :, self.slot] = new.transpose(1, 2).to(buffer.dtype)
-            found.append(lines[:, :, : self.stop].to(new.dtype))
-        return found[0], found[1]
-
-
-@dataclass(eq=False)
-class Row:
-    """One line of the cache, taken by someone: where it is now, and how many tokens it holds."""
-
-    index: int
-    length: int
 
 
 class Shape(NamedTuple):
@@ -82,6 +29,7 @@ class Shape(NamedTuple):
     rows: int
     tokens: int  # of each row
     stop: int  # slots that are seen
+    first: int = 0  # row of the cache; recorded passes begin with the first
 
 
 class Said(NamedTuple):
@@ -142,6 +90,25 @@ class Pool:
         self.cache.copy(row.index, twin.index, row.length)
         return twin
 
+    def branch(self, rows: Sequence[Row], parents: Sequence[int]) -> list[Row]:
+        """The rows that someone goes on with, each named by its place among his own; those not named are released."""
+        for place, row in enumerate(rows):
+            if place not in parents:
+                self.release(row)
+        return [
+            rows[parent] if parent not in parents[:rank] else self.fork(rows[parent])
+            for rank, parent in enumerate(parents)
+        ]
+
+    def grow(self, rows: int, slots: int) -> None:
+        """Makes room for more and longer rows; what was recorded is forgotten."""
+        rows, slots = max(rows, len(self)), max(slots, self.slots)
+        if (rows, slots) != (len(self), self.slots):
+            self.cache.grow(rows, slots)
+            self.rows += [None] * (rows - len(self))
+            self.slots = slots
+            self.passes.clear()
+
     def _take(self, length: int) -> Row:
         assert length <= self.slots, f"{length} tokens do not fit rows of {self.slots} slots"
         row = Row(self.rows.index(None), length)
@@ -155,34 +122,23 @@ class Pool:
 
     # --- passes ---
 
-    @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Prompt]) -> tuple[list[Row], Tensor]:
-        """Gives each prompt a free row and runs it; returns the rows and the scores that follow, float[B, V]."""
+    def begin(self, prompts: Sequence[Prompt]) -> Prefill:
+        """Gives each prompt a free row; the prefill runs as far as it is told to. The rows stay taken if it fails."""
         assert len(prompts) == 1 or not self.fixed_shapes, "prompts run alone where nobody may change another's bits"
         rows = [self._take(len(prompt.tokens)) for prompt in prompts]
+        return Prefill(self.runner, self.cache, prompts, rows)
+
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[list[Row], Tensor]:
+        """Gives each prompt a free row and runs it; returns the rows and the scores that follow, float[B, V]."""
+        prefill = self.begin(prompts)
         try:
-            return rows, self._prefilled(prompts, rows)
+            scores = prefill.advance()
         except BaseException:
-            for row in rows:
+            for row in prefill.rows:
                 self.release(row)
             raise
-
-    def _prefilled(self, prompts: Sequence[Prompt], rows: Sequence[Row]) -> Tensor:
-        longest = max(row.length for row in rows)
-        tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
-        mask_ar = torch.ones(len(rows), longest, dtype=torch.int64)
-        valid = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for line, prompt in enumerate(prompts):
-            tokens[line, : len(prompt.tokens)] = prompt.tokens
-            mask_ar[line, : len(prompt.tokens)] = prompt.mask_ar
-            valid[line, : len(prompt.tokens)] = True
-        device = self.runner.device
-        x = self.runner.model.embed(tokens.to(device), self.runner.features(prompts))
-        mask = AttentionMask.prefix_lm(mask_ar.to(device), valid.to(device))
-        hidden = self.runner.model.decode(x, mask, Filling(self.cache, [row.index for row in rows]))
-        last = torch.tensor([row.length - 1 for row in rows], device=device)
-        ends = hidden[torch.arange(len(rows), device=device), last]
-        return self.runner.scores(ends, softcap=not self.runner.big_vision_softcap)
+        assert scores is not None, "nothing stops it"
+        return prefill.rows, scores
 
     @torch.inference_mode()
     def feed(self, rows: Sequence[Row], chains: Sequence[Sequence[int]]) -> Tensor:
@@ -191,11 +147,10 @@ class Pool:
         parts: list[list[Tensor]] = [[] for _ in rows]
         for start in range(0, max(map(len, chains)), most):
             fed = [(i, chain[start : start + most]) for i, chain in enumerate(chains) if len(chain) > start]
-            hidden = self._pass([rows[i] for i, _ in fed], max(len(chain) for _, chain in fed)).run(
-                {rows[i].index: list(chain) for i, chain in fed}, self._lengths()
-            )
+            one = self._pass([rows[i] for i, _ in fed], max(len(chain) for _, chain in fed))
+            hidden = one.run({rows[i].index: list(chain) for i, chain in fed}, self._lengths())
             for i, chain in fed:
-                parts[i].append(hidden[rows[i].index, : len(chain)].clone())
+                parts[i].append(hidden[rows[i].index - one.shape.first, : len(chain)].clone())
                 rows[i].length += len(chain)
         return torch.cat([part for own in parts for part in own])
 
@@ -227,14 +182,14 @@ class Pool:
 
     def _pass(self, rows: Sequence[Row], tokens: int, passes: int = 1) -> "Pass":
         """The pass that is large enough, made if there is none yet."""
-        high = max(row.index for row in rows) + 1
+        low, high = min(row.index for row in rows), max(row.index for row in rows) + 1
         seen = max(row.length for row in rows) + tokens + passes - 1
         if self.fixed_shapes:
             shape = Shape(len(self), tokens, self.slots)
         elif self.recorder is not None:
             shape = Shape(self._fitting(high), CHAIN if tokens > 1 else 1, min(self.slots, stop_for(seen)))
         else:
-            return Pass(self.runner, self.cache, self.forbidden, Shape(high, tokens, min(self.slots, seen)))
+            return Pass(self.runner, self.cache, self.forbidden, Shape(high - low, tokens, min(self.slots, seen), low))
         if shape not in self.passes:
             self.passes[shape] = Pass(self.runner, self.cache, self.forbidden, shape, self.recorder)
         return self.passes[shape]
@@ -271,7 +226,8 @@ class Pass:
         """Hidden states float[R, T, D] of these rows' tokens, to be read before the next pass."""
         self._set(chains, lengths)
         if self.recorder is None:
-            return self._hidden()
+            with self.runner.threads(self.tokens.numel()):
+                return self._hidden()
         if "hidden" not in self.recorded:
             self.recorded["hidden"] = self.recorder.record(self._hidden)
         return self.recorded["hidden"]()
@@ -287,23 +243,24 @@ class Pass:
             self._set(chains, lengths)  # recording has gone on from them
         step = self.recorded.get("greedy", self._greedy)
         self.column.zero_()
-        for _ in range(passes):
-            step()
+        with self.runner.threads(self.tokens.numel()):
+            for _ in range(passes):
+                step()
         return self.said[:passes].tolist(), self.logprobs[:passes].tolist()
 
     def _set(self, chains: dict[int, list[int]], lengths: Sequence[int]) -> None:
-        rows, tokens = self.shape.rows, self.shape.tokens
-        lines = [[*chains.get(row, []), *[0] * tokens][:tokens] for row in range(rows)]
+        rows, tokens = range(self.shape.first, self.shape.first + self.shape.rows), self.shape.tokens
+        lines = [[*chains.get(row, []), *[0] * tokens][:tokens] for row in rows]
         self.tokens.copy_(torch.tensor(lines))
-        self.lengths.copy_(torch.tensor(lengths[:rows]))
+        self.lengths.copy_(torch.tensor(lengths[rows.start : rows.stop]))
 
     def _hidden(self) -> Tensor:
-        (rows, tokens, stop), device = self.shape, self.tokens.device
+        (rows, tokens, stop, first), device = self.shape, self.tokens.device
         position = self.lengths[:, None] + torch.arange(tokens, device=device)
         key = torch.arange(stop, device=device)[None].expand(rows, stop)
         mask = AttentionMask(position, position, key, key, torch.ones_like(key, dtype=torch.bool))
         x = self.runner.model.language_model.embed(self.tokens)
-        return self.runner.model.decode(x, mask, Appending(self.cache, position, stop))
+        return self.runner.model.decode(x, mask, Appending(self.cache, position, stop, first))
 
     def _greedy(self) -> Tensor:
         logits = self.runner.scores(self._hidden()[:, -1]).float()

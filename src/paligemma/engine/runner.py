@@ -1,30 +1,25 @@
-"""The model as the engine sees it: `prefill` some prompts, then `feed` a token, or several, to each row at a time.
+"""The model as the engine sees it: images to features, hidden states to scores; and prompts that fit it.
 
-In: prompts and token ids. Out: scores of the next token, float[B, V]. Device, number type and the cache are decided
-here and nowhere else. Not done here: choosing tokens, stopping, batching.
-
-A batch is padded on the left, so that every row's last prompt token is in the last column and all rows grow together.
-Rows that are fed fewer tokens than others get pads on the left again. Pads take no position and are seen by no one;
-when they fill the cache they are taken out. Source: big_vision `prefill_cache` and `extend_cache`.
-Letters: B rows, S slots of the cache, V vocabulary, D width, P tokens fed.
+In: prompts, pixels, hidden states. Out: features, scores float[P, V]. Device, number type, threads and what the cache
+rounds to are decided here and nowhere else. Not done here: passes (`prefill.py`, `ragged.py`), choosing tokens.
+Letters: P tokens, V vocabulary, D width, n images of N tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from paligemma.config import IMAGE_SLOT
-from paligemma.engine.cache import KVCache
 from paligemma.engine.sampling import Ranges
+from paligemma.engine.threads import threads_for
 from paligemma.errors import InputError
-from paligemma.model import AttentionMask, PaliGemmaModel, positions
+from paligemma.model import PaliGemmaModel
 
 IMAGES_AT_ONCE = 16  # bounds the vision tower's memory: 16 pictures of 224 px are 4,096 patches
-
-SPARE_SLOTS = 32  # beyond what is needed when a cache must grow, so that it seldom must
 
 
 class Prompt(Protocol):
@@ -38,59 +33,6 @@ class Prompt(Protocol):
     def mask_ar(self) -> Tensor: ...  # int64[T], 0 image and prefix, 1 given start of the suffix
     @property
     def features(self) -> Tensor | None: ...  # float[n, N, D] from `Runner.encode_images`, instead of pixels
-
-
-@dataclass
-class Batch:
-    """Rows being decoded together: their cache and who sees whom. Columns are slots of the cache."""
-
-    cache: KVCache
-    step: Tensor  # int64[B, S]
-    position: Tensor  # int64[B, S]
-    valid: Tensor  # bool[B, S], False where padding
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Goes on with these rows, in this order; one may be named several times."""
-        if list(rows) == list(range(len(self))):
-            return
-        index = torch.tensor(rows, device=self.step.device)
-        self.cache.select(index)
-        self.step, self.position, self.valid = self.step[index], self.position[index], self.valid[index]
-
-    def fork(self, rows: Sequence[int]) -> "Batch":
-        """A batch of these rows to go on with; this one stays as it is."""
-        forked = Batch(self.cache.fork(), self.step, self.position, self.valid.clone())
-        forked.select(rows)
-        return forked
-
-    def skip(self, real: Tensor) -> None:
-        """Says which of the next T columns hold tokens, bool[B, T]; the last one always does."""
-        start = self.cache.length
-        self.valid[:, start : start + real.shape[1]] = real
-        self.position = positions(self.valid)
-
-    def make_room(self, columns: int) -> None:
-        """Where `columns` more do not fit: takes out the padding that no row needs, and grows by what still lacks.
-
-        Afterwards the longest row has none. So however the rows' chains fall, with prompts of at most P tokens and
-        answers of at most M no more than P + 2 * M + SPARE_SLOTS are ever taken.
-        """
-        length = self.cache.length
-        if length + columns <= self.cache.slots:
-            return
-        valid = self.valid[:, :length]
-        longest = int(valid.sum(-1).max())
-        order = valid.long().argsort(stable=True, dim=-1)[:, length - longest :]  # padding first, tokens in their order
-        self.cache.gather(order, max(self.cache.slots, longest + columns + SPARE_SLOTS))
-        rest = self.cache.slots - longest
-        step = self.step.gather(1, order)
-        later = step[:, -1:] + torch.arange(1, rest + 1, device=step.device)
-        self.step = torch.cat((step, later), dim=1)
-        self.valid = torch.cat((valid.gather(1, order), torch.ones_like(later, dtype=torch.bool)), dim=1)
-        self.position = positions(self.valid)
 
 
 class Runner:
@@ -120,71 +62,30 @@ class Runner:
     def device(self) -> torch.device:
         return self.model.projector.weight.device
 
+    @cached_property
+    def decoder_numbers(self) -> int:
+        """Of all layers, without the vocabulary's matrix."""
+        text = self.model.config.text
+        return text.num_parameters - text.embedding_rows * text.width
+
+    def threads(self, tokens: float) -> AbstractContextManager[None]:
+        """As many threads as a pass of so many tokens through the decoder is worth."""
+        return threads_for(tokens * self.decoder_numbers, self.device)
+
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """float[n, N, D]: features of `pixels`, float32[n, 3, S, S], that many prompts can share."""
-        chunks = pixels.split(IMAGES_AT_ONCE)
-        return torch.cat([self.model.encode_images(chunk.to(self.device)) for chunk in chunks])
-
-    @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Prompt], new_tokens: int) -> tuple[Batch, Tensor]:
-        """Runs whole prompts; returns the batch, with room for `new_tokens` more, and scores float[B, V]."""
-        rows, longest = len(prompts), max(len(prompt.tokens) for prompt in prompts)
-        slots = longest + new_tokens
-        tokens = torch.zeros(rows, longest, dtype=torch.int64)
-        step = torch.zeros(rows, slots, dtype=torch.int64)
-        valid = torch.zeros(rows, slots, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            start = longest - len(prompt.tokens)
-            tokens[row, start:] = prompt.tokens
-            step[row, start:longest] = prompt.mask_ar
-            valid[row, start:] = True
-        step[:, longest:] = 1  # what is generated is causal
-        step, position = step.cumsum(-1), positions(valid)
-        x = self.model.embed(tokens.to(self.device), self.features(prompts))
-        cache = KVCache(
-            self.model.config.text, rows, slots, dtype=self.cache_dtype or x.dtype, device=self.device
-        )  # fmt: skip
-        batch = Batch(cache, *(t.to(self.device) for t in (step, position, valid)))
-        hidden = self._run(batch, x)[:, -1]
-        return batch, self.scores(hidden, softcap=not self.big_vision_softcap)
-
-    @torch.inference_mode()
-    def feed(self, batch: Batch, chains: Sequence[Sequence[int]]) -> Tensor:
-        """Appends to each row its tokens, at least one; returns their hidden states, float[P, D], row after row."""
-        longest = max(map(len, chains))
-        ids = torch.tensor([[0] * (longest - len(chain)) + list(chain) for chain in chains], device=self.device)
-        batch.make_room(longest)
-        if all(len(chain) == longest for chain in chains):
-            return self._run(batch, self.model.language_model.embed(ids)).flatten(0, 1)
-        real = torch.tensor([[i >= longest - len(chain) for i in range(longest)] for chain in chains])
-        batch.skip(real.to(self.device))
-        hidden = self._run(batch, self.model.language_model.embed(ids)).flatten(0, 1)
-        return hidden[real.flatten().nonzero()[:, 0].to(self.device)]
+        vision = self.model.config.vision
+        work = min(len(pixels), IMAGES_AT_ONCE) * vision.num_image_tokens * vision.num_parameters
+        with threads_for(work, self.device):
+            chunks = pixels.split(IMAGES_AT_ONCE)
+            return torch.cat([self.model.encode_images(chunk.to(self.device)) for chunk in chunks])
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of what follows hidden states, float[P, D] -> float[P, V]."""
-        return self.scores(hidden)
-
-    def decode(self, batch: Batch, tokens: Sequence[int]) -> Tensor:
-        """Appends one token to each row; returns scores of the next, float[B, V]."""
-        return self.logits(self.feed(batch, [[token] for token in tokens]))
-
-    def _run(self, batch: Batch, x: Tensor) -> Tensor:
-        """Hidden states [B, T, D] of the new embeddings `x` [B, T, D]."""
-        start = batch.cache.length
-        stop = start + x.shape[1]
-        mask = AttentionMask(
-            query_step=batch.step[:, start:stop],
-            query_position=batch.position[:, start:stop],
-            key_step=batch.step[:, :stop],
-            key_position=batch.position[:, :stop],
-            key_valid=batch.valid[:, :stop],
-        )
-        hidden = self.model.decode(x, mask, batch.cache)
-        batch.cache.advance(x.shape[1])
-        return hidden
+        with self.threads(len(hidden)):
+            return self.scores(hidden)
 
     def scores(self, hidden: Tensor, *, softcap: bool = True) -> Tensor:
         """`logits`, those of the fine ids in float32."""
@@ -196,10 +97,13 @@ class Runner:
                 scores[:, rows] = head.logits(hidden.float(), softcap=softcap, rows=rows)
         return scores
 
-    def features(self, prompts: Sequence[Prompt]) -> Tensor | None:
-        """All image features of the batch in the order of their slots; pixels are encoded together."""
-        pixels = [p.pixels for p in prompts if p.pixels is not None and p.features is None]
-        encoded = iter(self.encode_images(torch.cat(pixels))) if pixels else iter(())
+    def features(self, prompts: Sequence[Prompt], seen: Sequence[Tensor]) -> Tensor | None:
+        """All image features of some prompts in the order of their slots, float[n, N, D].
+
+        Args:
+            seen: features of the pictures that came as pixels, in their order.
+        """
+        encoded = iter(seen)
         features: list[Tensor] = []
         for prompt in prompts:
             if prompt.features is not None:

@@ -170,12 +170,15 @@ class Step:
                 best[row] = choice.ids.start + place if isinstance(choice.ids, slice) else choice.ids[place]
         return cls(logits, log_z, best.tolist(), (best_logit - log_z).tolist(), choices, ranges, watched)
 
-    def rows(self, start: int, stop: int) -> "Step":
-        part = slice(start, stop)
-        watched = [values[part] for values in self.watched]
+    def at(self, places: Sequence[int], ranges: Ranges = ()) -> "Step":
+        """What was said for the rows at some places, with these of the ranges that were watched."""
+        first, stop = places[0], places[-1] + 1
+        part = slice(first, stop) if list(places) == list(range(first, stop)) else list(places)
+        watched = dict(zip(self.ranges, self.watched, strict=True))
         return Step(
-            self.logits[part], self.log_z[part], self.best[part], self.best_logprob[part], self.choices[part],
-            self.ranges, watched,
+            self.logits[part], self.log_z[part], [self.best[place] for place in places],
+            [self.best_logprob[place] for place in places], [self.choices[place] for place in places],
+            ranges, [watched[one][part] for one in ranges],
         )  # fmt: skip
 
     @cached_property

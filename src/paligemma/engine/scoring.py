@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from paligemma.engine.ragged import Pool
 from paligemma.engine.runner import Prompt, Runner
 from paligemma.engine.sampling import Chain, Ranges, Scored, watch
 from paligemma.errors import CheckFailed
@@ -75,11 +76,14 @@ def require_numbers(logprobs: Sequence[float], scores: Tensor) -> None:
 
 @torch.inference_mode()
 def score_candidates(
-    runner: Runner, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Sequence[int]]], batch_size: int
+    pool: Pool, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[list[float]]]:
-    """Log-probabilities of the tokens of each candidate after its prompt; each prompt runs once for all of them."""
-    longest = max((len(tokens) for own in candidates for tokens in own), default=1)
-    batch, logits = runner.prefill(prompts, max(0, longest - 1))
+    """Log-probabilities of the tokens of each candidate after its prompt; each prompt runs once for all of them.
+
+    Args:
+        pool: with a row for each prompt, and others for as many candidates at a time.
+    """
+    prompt_rows, logits = pool.prefill(prompts)
     first = logits.float().log_softmax(-1)
     result: list[list[list[float]]] = [[[] for _ in own] for own in candidates]
     for row, own in enumerate(candidates):
@@ -88,11 +92,14 @@ def score_candidates(
             require_numbers(result[row][place], logits)
     rest = [(row, place) for row, own in enumerate(candidates) for place, tokens in enumerate(own) if len(tokens) > 1]
     rest.sort(key=lambda pair: -len(candidates[pair[0]][pair[1]]))  # neighbours need little padding
-    for start in range(0, len(rest), batch_size):
-        part = rest[start : start + batch_size]
+    at_once = pool.free
+    for start in range(0, len(rest), at_once):
+        part = rest[start : start + at_once]
         chains = [Chain(list(candidates[row][place]), ends=True) for row, place in part]
-        fork = batch.fork([row for row, _ in part])
-        _, scored = score_chains(runner, runner.feed(fork, [chain.fed for chain in chains]), chains)
+        forks = [pool.fork(prompt_rows[row]) for row, _ in part]
+        _, scored = score_chains(pool.runner, pool.feed(forks, [chain.fed for chain in chains]), chains)
+        for fork in reversed(forks):  # the last first, so that none of them moves
+            pool.release(fork)
         for (row, place), own_scores in zip(part, scored, strict=True):
             result[row][place].extend(one.logprob for one in own_scores)
     return result

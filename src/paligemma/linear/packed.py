@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from paligemma.linear.cuda import levels_on, packed_product
 from paligemma.linear.quantized import NF4, QuantizedLinear, decode_rows, encode_rows
+from paligemma.linear.rows import to_panels, to_rows
 from paligemma.native import coded_product, pack
 from paligemma.native.products import FLOATS, PANEL
 
@@ -139,23 +140,20 @@ class PackedLinear(QuantizedLinear):
         last = 0
         for codes, scales in parts:
             first, last = last, last + -(-len(codes) // PANEL)
-            if self.kind.levels is None:
-                self._store_bytes(first, last, codes, scales)
-            else:
-                self._store_places(first, last, _halves(codes, self.in_features), scales)
+            zero = 0 if self.kind.levels is None else self.kind.levels.index(0)
+            row_bytes = self._padded * self.kind.bits // 8
+            self.codes[first:last] = to_panels(codes, self.kind.bits, row_bytes, zero | zero << 4)
+            self._store_scales(first, last, scales)
         assert last == len(self.codes), "the pieces do not make up the weight"
 
     def in_rows(self) -> tuple[Tensor, Tensor]:
         """(codes, scales) in rows, as files keep them; see the top of this file."""
-        by_row = self.codes.view(len(self.codes), -1, PANEL, 4).transpose(1, 2)  # [panels, 64, in / step, 4]
-        rows, inputs = slice(self.out_features), slice(self.in_features)
+        row_bytes = -(-self.in_features * self.kind.bits // 8)
+        codes = to_rows(self.codes, self.kind.bits, self.out_features, row_bytes)
         if self.kind.levels is None:
-            codes = (by_row.reshape(-1, self._padded)[rows, inputs] ^ OFFSET).view(torch.int8)
-            return codes.contiguous(), self.scales.view(torch.float32).flatten()[rows].clone()
-        places = torch.stack((by_row & 15, by_row >> 4), dim=3).reshape(-1, self._padded // 2, 2)
-        codes = (places[..., 0] | places[..., 1] << 4)[rows, : -(-self.in_features // 2)]
+            return codes, self.scales.view(torch.float32).flatten()[: self.out_features].clone()
         scales = self.scales.view(torch.bfloat16).view(len(self.codes), -1, PANEL).transpose(1, 2)
-        return codes.contiguous(), scales.reshape(len(self.codes) * PANEL, -1)[rows].clone()
+        return codes, scales.reshape(len(self.codes) * PANEL, -1)[: self.out_features].clone()
 
     def _pieces(self) -> Iterator[tuple[int, int]]:
         """(first, last) panels, about `AT_ONCE` numbers at a time."""
@@ -181,35 +179,30 @@ class PackedLinear(QuantizedLinear):
     def _store_levels(self, first: int, last: int, part: Tensor) -> None:
         levels = self.kind.as_floats
         assert levels is not None
-        grouped = self._filled(part, 0.0, last - first).view(-1, self._padded // self.kind.group, self.kind.group)
+        grouped = self._filled(part, last - first).view(-1, self._padded // self.kind.group, self.kind.group)
         scales = _scales(grouped, levels)
         share = grouped / torch.where(scales == 0, 1.0, scales.float())[..., None]
-        codes = torch.bucketize(share, (levels[:-1] + levels[1:]) / 2).to(torch.uint8)
-        self._store_places(first, last, codes.flatten(1), scales)
-
-    def _store_places(self, first: int, last: int, places: Tensor, scales: Tensor) -> None:
-        """uint8[rows, in] places in `levels` and bfloat16[rows, groups] scales into panels; what is missing is 0."""
-        levels = self.kind.levels
-        assert levels is not None
-        eights = self._filled(places, levels.index(0), last - first).view(last - first, PANEL, self._padded // 8, 2, 4)
-        packed = eights[..., 0, :] | eights[..., 1, :] << 4
-        self.codes[first:last] = packed.transpose(1, 2).reshape(last - first, -1)
-        nothing = -0.0 if -levels[0] > levels[-1] else 0.0  # as a row of zeros has it
-        filled = F.pad(scales, (0, 0, 0, (last - first) * PANEL - len(scales)), value=nothing)
-        by_panel = filled.view(last - first, PANEL, -1).transpose(1, 2).contiguous()
-        self.scales[first:last] = by_panel.view(last - first, -1).view(torch.uint8)
+        places = torch.bucketize(share, (levels[:-1] + levels[1:]) / 2).to(torch.uint8).flatten(1)
+        self.codes[first:last] = to_panels(places[:, ::2] | places[:, 1::2] << 4, 4, self._padded // 2, 0)
+        self._store_scales(first, last, scales)
 
     def _store_bytes(self, first: int, last: int, codes: Tensor, scales: Tensor) -> None:
-        filled = self._filled(codes, 0, last - first).view(torch.uint8) ^ OFFSET  # adds 128
-        fours = filled.view(last - first, PANEL, self._padded // 4, 4).transpose(1, 2)
-        self.codes[first:last] = fours.reshape(last - first, -1)
-        padded = F.pad(scales.float(), (0, (last - first) * PANEL - len(scales)))
-        self.scales[first:last] = padded.view(last - first, PANEL).view(torch.uint8)
+        self.codes[first:last] = to_panels(codes, 8, self._padded, 0)
+        self._store_scales(first, last, scales)
 
-    def _filled(self, part: Tensor, value: float, panels: int) -> Tensor:
-        """`part` with its missing rows and columns as `value`, [64 * panels, padded in]."""
-        more = (0, self._padded - part.shape[1], 0, panels * PANEL - len(part))
-        return F.pad(part, more, value=value).contiguous()
+    def _store_scales(self, first: int, last: int, scales: Tensor) -> None:
+        """Scales in rows into panels; missing rows get what a row of zeros has."""
+        levels, missing = self.kind.levels, (last - first) * PANEL - len(scales)
+        if levels is None:
+            by_panel = F.pad(scales.float(), (0, missing)).view(last - first, PANEL)
+        else:
+            filled = F.pad(scales, (0, 0, 0, missing), value=-0.0 if -levels[0] > levels[-1] else 0.0)
+            by_panel = filled.view(last - first, PANEL, -1).transpose(1, 2).contiguous()
+        self.scales[first:last] = by_panel.view(last - first, -1).view(torch.uint8)
+
+    def _filled(self, part: Tensor, panels: int) -> Tensor:
+        """`part` with its missing rows and columns as zeros, [64 * panels, padded in]."""
+        return F.pad(part, (0, self._padded - part.shape[1], 0, panels * PANEL - len(part))).contiguous()
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         out = torch.empty((self.out_features, self.in_features), dtype=dtype, device=self.codes.device)

@@ -5,7 +5,7 @@ Not done here: sampling, text, cache layout (a cache is anything with `update`).
 `models/ppp/gemma.py`, Gemma 2 report. npz paths stand beside each parameter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -124,6 +124,14 @@ class LanguageModel(nn.Module):
         for layer in self.layers:
             x = layer(x, angles, mask, cache)
         return self.norm(x)
+
+    def in_steps(self, x: Tensor, position: Tensor, mask: AttentionMask, cache: Cache | None = None) -> Iterator[Tensor]:
+        """`forward` with a pause after each layer: what went through it, and at last the hidden states."""
+        angles = rotary_angles(position, self.config.head_dim, self.config.rope_theta)
+        for layer in self.layers:
+            x = layer(x, angles, mask, cache)
+            yield x
+        yield self.norm(x)
 
     def logits(self, hidden: Tensor, *, softcap: bool = True, rows: slice | None = None) -> Tensor:
         """Scores over the embedding rows, soft-capped where the architecture says so, in the type of `hidden`.
