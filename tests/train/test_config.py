@@ -38,6 +38,7 @@ NAN = float("nan")
         (TrainConfig, {"batch_size": True}, "batch_size is True"),
         (TrainConfig, {"keep": 1}, "keep is 1, expected at least 2"),
         (TrainConfig, {"parallel": "fsdp2", "optim": OptimConfig(name="adamw8bit")}, "split weights of parallel fsdp2"),
+        (TrainConfig, {"parallel": "fsdp2", "optim": OptimConfig(name="muon")}, "muon cannot read the split weights"),
         (TrainConfig, {"precision": "fp16"}, "precision is 'fp16'"),
         (TrainConfig, {"quantize": "int4"}, "quantize is 'int4'"),
         (TrainConfig, {"evaluate": EvalConfig(patience=2)}, "no data to evaluate on; give data.validation"),

@@ -177,6 +177,41 @@ def test_8_bit_adamw_goes_where_adamw_goes():
     assert (ends[0].sign() == ends[1].sign()).all()
 
 
+def test_muon_makes_the_step_of_a_blocks_matrix_orthogonal_and_leaves_the_rest_to_adamw():
+    names = ("layers.0.w", "layers.0.norm", "embed", "layers.0.lora_a")
+    torch.manual_seed(0)
+    start = {"layers.0.w": torch.randn(8, 24), "layers.0.norm": torch.randn(8)}
+    start |= {"embed": torch.randn(9, 8), "layers.0.lora_a": torch.randn(4, 8)}
+    gradients = {name: torch.randn_like(tensor) for name, tensor in start.items()}
+    ends = {}
+    for kind in ("adamw", "muon"):
+        parameters = {f"model.{name}": nn.Parameter(start[name].clone()) for name in names}
+        config = OptimConfig(name=kind, lr=1e-2, warmup=0, schedule="constant", weight_decay=0.1, decay_rule="matrices")
+        optimizer = Optimizer(parameters, parameter_groups(parameters, config, 3), config, 3)
+        for step in range(2):
+            for name in names:
+                parameters[f"model.{name}"].grad = gradients[name].clone()
+            optimizer.update(step)
+        ends[kind] = {name: parameters[f"model.{name}"].detach() for name in names}
+    for name in names[1:]:
+        assert torch.equal(ends["adamw"][name], ends["muon"][name]), name
+    decayed = 1 - 1e-2 * 0.1
+    step = ends["muon"]["layers.0.w"] - start["layers.0.w"] * decayed**2
+    values = torch.linalg.svdvals(step) / (1e-2 * (1 + decayed) * 0.2 * 24**0.5)  # two like steps of AdamW's size
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+@pytest.mark.parametrize("only", ["layers.0.w", "embed"])
+def test_muon_may_have_nothing_for_one_of_its_kinds(only):
+    parameter = one_parameter()
+    config = OptimConfig(name="muon", lr=1e-2, warmup=0, schedule="constant")
+    parameters = {f"model.{only}": parameter}
+    optimizer = Optimizer(parameters, parameter_groups(parameters, config, 3), config, 3)
+    optimizer.update(0)
+    assert not torch.equal(parameter.detach(), torch.full((2, 3), 0.5))
+
+
 def test_the_vision_tower_has_a_rate_and_a_warmup_of_its_own():
     model = draw_model(TINY[2])
     parameters = named(model)

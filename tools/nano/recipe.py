@@ -39,7 +39,7 @@ from paligemma.train.reports.report import Journal, Terminal
 from paligemma.train.saving.state import RunState
 
 OPTIM = OptimConfig(
-    lr=1.2e-3, betas=(0.9, 0.98), weight_decay=0.02, decay_rule="matrices", schedule="rsqrt", warmup=150, timescale=1500
+    name="muon", lr=1.2e-3, betas=(0.9, 0.98), weight_decay=0.02, decay_rule="matrices", schedule="rsqrt", warmup=150, timescale=1500
 )
 LOSS = LossConfig(per="token", location_spread=5.0, mask_token_weight=0.25, chunk=16_384)
 LANGUAGES: Mapping[str, float] = {"en": 0.32, "de": 0.17, "fr": 0.17, "es": 0.17, "zh": 0.17}

@@ -126,7 +126,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    name: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
+    name: Literal["adamw", "adamw8bit", "muon", "sgd"] = "adamw"
     lr: float = 1e-5
     vision_lr_scale: float = 1.0
     vision_warmup: float = 0.0  # share of the steps over which the tower's rate rises on its own (stage 1)
@@ -148,8 +148,10 @@ class OptimConfig:
             eps=(TINY, 1), weight_decay=(0, 1), momentum=(0, 0.999999), clip_norm=(0, MANY), warmup=(0, MANY),
             timescale=(TINY, MANY), cooldown=(0, MANY), ema=(0, 0.9999999),
         )  # fmt: skip
-        if self.momentum and self.name != "sgd":
-            raise UsageError(f"momentum is {self.momentum}, but {self.name} does not use it; set betas, or take sgd")
+        if self.momentum and self.name not in ("sgd", "muon"):
+            raise UsageError(
+                f"momentum is {self.momentum}, but {self.name} does not use it; set betas, or take sgd or muon"
+            )
         if self.decay_rule == "big_vision" and self.weight_decay > LARGEST_FIXED_DECAY:
             raise UsageError(
                 f"weight_decay {self.weight_decay} by big_vision's rule takes that share of a weight in each step, "
@@ -223,8 +225,10 @@ class TrainConfig:
             raise UsageError(
                 f"found steps {self.steps} and epochs {self.epochs:g}, expected one of them; leave one out"
             )
-        if self.parallel == "fsdp2" and self.optim.name == "adamw8bit":
-            raise UsageError("adamw8bit cannot read the split weights of parallel fsdp2; take adamw, or parallel ddp")
+        if self.parallel == "fsdp2" and self.optim.name in ("adamw8bit", "muon"):
+            raise UsageError(
+                f"{self.optim.name} cannot read the split weights of parallel fsdp2; take adamw, or parallel ddp"
+            )
         watched = bool(self.data.validation)
         if not watched and (self.evaluate.patience or self.evaluate.metric != "loss"):
             raise UsageError(

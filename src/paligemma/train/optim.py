@@ -5,7 +5,8 @@
 Rule "big_vision" takes `decay` as configured, so that it does not grow with the rate, and only from the matrices of
 SigLIP and the projector; "matrices" multiplies it by the rate and takes all matrices (decoupled AdamW). Weights and
 optimizer state are float32 whatever the computation runs in. Not done here: clipping (`distributed`). Sources:
-big_vision `optax.py` and `utils.create_learning_rate_schedule`; Loshchilov and Hutter 2019 (decoupled decay).
+big_vision `optax.py` and `utils.create_learning_rate_schedule`; Loshchilov and Hutter 2019 (decoupled decay); Jordan
+2024 (Muon), Liu et al. 2025 (its rates and AdamW's on one scale).
 """
 
 import math
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from paligemma.errors import UnavailableError
 from paligemma.train.config import OptimConfig
 
+MUON_MOMENTUM = 0.95  # Jordan's, where the configuration says nothing
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -30,32 +33,36 @@ class Group:
         lr_scale: times `lr`.
         warmup: steps over which the group's rate and decay rise on their own, besides the schedule's warm-up.
         decay: share of a weight that goes each step where the schedule stands at 1.
+        orthogonal: matrices that Muon changes; what else there is takes AdamW's steps beside it.
     """
 
     names: tuple[str, ...]
     lr_scale: float = 1.0
     warmup: int = 0
     decay: float = 0.0
+    orthogonal: bool = False
 
 
 def parameter_groups(parameters: Mapping[str, nn.Parameter], config: OptimConfig, steps: int) -> list[Group]:
-    """The groups of a run: the vision tower apart where it has a rate of its own, matrices that decay apart from rest.
+    """The groups of a run: the vision tower apart where it has a rate of its own, matrices that decay apart from rest,
+    and with Muon the blocks' matrices apart.
 
     Args:
         parameters: those that are trained, by name.
         steps: of the whole run.
     """
-    found: dict[tuple[bool, bool], list[str]] = {}
+    found: dict[tuple[bool, bool, bool], list[str]] = {}
     for name, parameter in parameters.items():
         vision = ".vision_tower." in f".{name}"
-        found.setdefault((vision, decays(name, parameter, config.decay_rule)), []).append(name)
+        orthogonal = config.name == "muon" and parameter.ndim == 2 and ".layers." in name and "lora_" not in name
+        found.setdefault((vision, decays(name, parameter, config.decay_rule), orthogonal), []).append(name)
     groups = []
-    for (vision, decaying), names in found.items():
+    for (vision, decaying, orthogonal), names in found.items():
         scale = config.vision_lr_scale if vision else 1.0
         rate = config.lr * scale if config.decay_rule == "matrices" else 1.0
         warmup = in_steps(config.vision_warmup, steps) if vision else 0
         decay = config.weight_decay * rate if decaying else 0.0
-        groups.append(Group(names=tuple(names), lr_scale=scale, warmup=warmup, decay=decay))
+        groups.append(Group(names=tuple(names), lr_scale=scale, warmup=warmup, decay=decay, orthogonal=orthogonal))
     return groups
 
 
@@ -111,7 +118,11 @@ class Optimizer:
     ):
         self.parameters, self.groups, self.config, self.steps = dict(parameters), list(groups), config, steps
         self.torch = _KINDS[config.name](
-            [{"params": [self.parameters[name] for name in group.names]} for group in self.groups], config
+            [
+                {"params": [self.parameters[name] for name in group.names], "orthogonal": group.orthogonal}
+                for group in self.groups
+            ],
+            config,
         )
 
     def lr(self, step: int) -> float:
@@ -154,7 +165,33 @@ def _sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optim
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
-_KINDS = {"adamw": _adamw, "adamw8bit": _adamw8bit, "sgd": _sgd}
+class _Muon(torch.optim.Optimizer):
+    """Muon for the groups that are `orthogonal` and AdamW for the others, with one memory and one list of groups."""
+
+    def __init__(self, groups: list[dict[str, Any]], config: OptimConfig):
+        super().__init__(groups, {"lr": config.lr})
+        ours, others = self._parted()
+        made: list[torch.optim.Optimizer] = []
+        if ours:
+            made.append(torch.optim.Muon(
+                ours, lr=config.lr, momentum=config.momentum or MUON_MOMENTUM, weight_decay=0.0,
+                adjust_lr_fn="match_rms_adamw",
+            ))  # fmt: skip
+        if others:
+            made.append(_adamw(others, config))
+        self.made = made
+
+    def _parted(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        groups = self.param_groups
+        return [one for one in groups if one["orthogonal"]], [one for one in groups if not one["orthogonal"]]
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for optimizer, groups in zip(self.made, filter(None, self._parted()), strict=True):
+            optimizer.param_groups, optimizer.state = groups, self.state
+            optimizer.step()
+
+
+_KINDS = {"adamw": _adamw, "adamw8bit": _adamw8bit, "muon": _Muon, "sgd": _sgd}
 
 
 class Average:

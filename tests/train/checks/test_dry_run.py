@@ -38,7 +38,7 @@ def test_nothing_is_changed_bit_for_bit(work):
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "adamw8bit"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon", "adamw8bit"])
 def test_a_run_after_it_ends_with_the_same_bits(name):
     config = tiny_config(steps=3, optim=OptimConfig(name=name, lr=1e-2))
     plain, rehearsed = tiny_trainer(config, state=Sets()), tiny_trainer(config, state=Sets(), observers=[Seen()])

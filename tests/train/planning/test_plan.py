@@ -32,6 +32,7 @@ def peak(**changes):
         {"method": "full"},
         {"method": "lora", "precision": "fp32", "generation": 1},
         {"optimizer": "adamw8bit"},
+        {"optimizer": "muon"},
         *(
             pytest.param(settings, marks=pytest.mark.slow)
             for settings in (

@@ -72,7 +72,7 @@ class TrainingOptions:
     """Examples at a time in one process; by default its share of the batch."""
     checkpointing: Flag = False
     """Activations are computed again in the backward pass."""
-    optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "muon", "sgd"] = "adamw"
     """What keeps how much memory of past gradients."""
     processes: int = 1
     """Cards that share the work."""

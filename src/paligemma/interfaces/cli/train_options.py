@@ -88,7 +88,7 @@ class LearningOptions:
     """Examples at a time; less memory, the same result."""
     lr: float | None = None
     """Highest learning rate; 1e-5, adapters want 1e-4 or so."""
-    optimizer: Literal["adamw", "adamw8bit", "sgd"] | None = None
+    optimizer: Literal["adamw", "adamw8bit", "muon", "sgd"] | None = None
     """adamw unless given."""
     schedule: Literal["cosine", "rsqrt", "constant"] | None = None
     """Of the learning rate, after the warm-up; cosine."""

@@ -21,7 +21,8 @@ from paligemma.train.planning.activations import Kept, Shape, kept
 from paligemma.train.planning.inventory import Inventory, inventory
 from paligemma.train.planning.speed import step_flops
 
-OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "sgd": 0.0}  # a trained number; sgd without momentum
+# Of a trained number; sgd without momentum, muon outside of the matrices of which it keeps one moment.
+OPTIMIZER_BYTES = {"adamw": 8.0, "adamw8bit": 2.0 + 2 * 4 / 256, "muon": 8.0, "sgd": 0.0}
 MOMENTUM_BYTES = 4.0
 # A number of the tensor being updated, for a moment: one copy. On the CPU bitsandbytes unpacks both moments, scales the
 # gradient, and makes a root and a quotient of their own.
@@ -91,6 +92,8 @@ def training(
     frozen_bytes = weight_bytes if config.lora is not None and bf16 and not fsdp else FLOAT32
     weights = FLOAT32 * parts.trained + frozen_bytes * parts.frozen + parts.quantized_bytes
     optimizer = round(parts.trained * _optimizer_bytes(config))
+    if config.optim.name == "muon" and config.lora is None:
+        optimizer -= FLOAT32 * (parts.trained - parts.outside)
     average = FLOAT32 * parts.trained if config.optim.ema else 0
     gradients = FLOAT32 * parts.trained
     gathered = 0
@@ -166,7 +169,7 @@ class Wanted:
     images: int = 1
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpointing: bool = False
-    optimizer: Literal["adamw", "adamw8bit", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "muon", "sgd"] = "adamw"
     processes: int = 1
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     device: str = "cuda"
