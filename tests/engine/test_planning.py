@@ -5,7 +5,11 @@ import torch
 from tests.oracle import TINY, draw_model, draw_prompt
 from torch.utils.flop_counter import FlopCounterMode
 
-from paligemma.config import VARIANTS
+from paligemma.checkpoints import save
+from paligemma.checkpoints.load import open_checkpoint
+from paligemma.checkpoints.packing import build_packed
+from paligemma.checkpoints.parts import methods_of
+from paligemma.config import VARIANTS, Config, TextConfig, VisionConfig
 from paligemma.engine.machine import TYPES, Rates
 from paligemma.engine.planning import (
     PRECISIONS,
@@ -32,8 +36,19 @@ def test_weights_are_those_of_the_model(name, generation):
 def test_fewer_bits_take_less():
     sizes = {name: weight_bytes(BIG, precision) for name, precision in PRECISIONS.items()}
     assert sizes["int4"] < sizes["int8"] < sizes["bf16"] < sizes["fp32"]
-    tower = 2 * BIG.vision.num_parameters
-    assert sizes["int4"] - tower == pytest.approx((sizes["bf16"] - tower) * 4.5 / 16, rel=0.02)
+    assert sizes["int4"] == sizes["nf4"] == pytest.approx(1.81e9, rel=0.005)  # as packed: docs/quantisation.md
+    assert sizes["int8"] == pytest.approx(3.04e9, rel=0.005)
+
+
+@pytest.mark.parametrize("method", ["int8", "int4", "nf4"])
+def test_packed_weights_are_those_of_the_plan(method, tmp_path):
+    vision = VisionConfig(image_size_px=28, patch_size_px=14, width=256, depth=1, mlp_dim=512, num_heads=2)
+    text = TextConfig(width=256, depth=2, mlp_dim=512, num_heads=2, num_kv_heads=1, head_dim=128, vocab_size=1024)
+    config = Config(vision=vision, text=text)
+    save(draw_model(config), tmp_path, dtype="bfloat16")
+    model, _ = build_packed(open_checkpoint(tmp_path), torch.bfloat16, methods_of(method))
+    real = sum(one.numel() * one.itemsize for one in model.parameters())
+    assert weight_bytes(model.config, PRECISIONS[method]) == pytest.approx(real, rel=0.02)  # int8 scales: 4 bytes a row
 
 
 def test_a_cache_is_as_long_as_the_answers():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.oracle import TINY, draw_model, draw_prompt
 
+from paligemma.config import Config, nano
 from paligemma.engine import Runner
 from paligemma.engine.runner import IMAGES_AT_ONCE
 from paligemma.errors import InputError
@@ -51,6 +52,19 @@ def test_big_vision_leaves_scores_uncapped_where_asked() -> None:
     uncapped, capped = Runner(model).scores(hidden, softcap=False), Runner(model).scores(hidden)
     torch.testing.assert_close(capped, 30 * torch.tanh(uncapped / 30))
     assert (capped - uncapped).abs().max() > 0.1
+
+
+def test_a_pass_of_a_large_model_is_worth_all_threads() -> None:
+    """Even of one token, whose weights have to be read; nano's whole prompt is not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for config, tokens, want in ((Config.of("paligemma2-3b-pt-224"), 1, 3), (nano(112), 80, 1)):
+            model = SimpleNamespace(config=config, projector=torch.nn.Linear(1, 1))
+            with Runner(model).threads(tokens):  # type: ignore[arg-type]
+                assert torch.get_num_threads() == want
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_prompts_that_do_not_fit_the_model_are_refused() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from paligemma.config import Config
 from paligemma.engine.machine import Rates
 from paligemma.engine.runner import IMAGES_AT_ONCE
+from paligemma.linear.packed import METHODS
 from paligemma.model.layers import BLOCK_BYTES
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -24,24 +25,31 @@ class Precision:
     """How weights are kept and computed.
 
     Attributes:
-        bits: of a number of the decoder and of the vocabulary, with its scales; the image tower is never quantised.
+        bits: of a number of the decoder's matrices and of the vocabulary, with its scales.
+        vision_bits: of the image tower's matrices; `--quantize` takes 8 there under 4-bit methods.
         computed: bytes of a computed number. matrix: whose rate of `Rates.matrix` bounds the decoder's products.
         reached: shares of the matrix rate in a prompt and of the read rate in a step that the engine was seen to reach;
             None where that was not measured yet.
     """
 
     bits: float
+    vision_bits: float
     computed: int
     matrix: str
     reached: tuple[float, float] | None = None
 
 
+def _coded(method: str, reached: tuple[float, float]) -> Precision:
+    bits, vision_bits = METHODS[method].stored_bits, METHODS["int8"].stored_bits
+    return Precision(bits=bits, vision_bits=vision_bits, computed=BFLOAT16, matrix="int8", reached=reached)
+
+
 PRECISIONS: dict[str, Precision] = {
-    "bf16": Precision(bits=16, computed=BFLOAT16, matrix="bf16", reached=(0.74, 0.31)),
-    "fp32": Precision(bits=32, computed=FLOAT32, matrix="fp32"),
-    "int8": Precision(bits=8, computed=BFLOAT16, matrix="int8", reached=(0.66, 0.46)),
-    "int4": Precision(bits=4.5, computed=BFLOAT16, matrix="int8"),
-    "nf4": Precision(bits=4.5, computed=BFLOAT16, matrix="bf16"),
+    "bf16": Precision(bits=16, vision_bits=16, computed=BFLOAT16, matrix="bf16", reached=(0.74, 0.31)),
+    "fp32": Precision(bits=32, vision_bits=32, computed=FLOAT32, matrix="fp32"),
+    "int8": _coded("int8", reached=(0.66, 0.46)),
+    "int4": _coded("int4", reached=(0.54, 0.58)),
+    "nf4": _coded("nf4", reached=(0.54, 0.58)),
 }
 
 
@@ -108,11 +116,13 @@ def answer_plan(architecture: Config, name: str, load: Load, rates: Rates) -> An
 
 
 def weight_bytes(architecture: Config, precision: Precision) -> int:
-    """Of all weights; the vocabulary's matrix is there once, for both its uses."""
-    text = architecture.text
-    norms = text.width * (text.depth * text.num_norms + 1)
-    rest = architecture.num_parameters - text.num_parameters + norms
-    return round((text.num_parameters - norms) * precision.bits / 8) + precision.computed * rest
+    """Of all weights; the vocabulary's matrix is there once, for both its uses. Norms, biases, positions, the patch
+    embedding and the projector stay as they are computed."""
+    text, vision = architecture.text, architecture.vision
+    decoder = text.num_parameters - text.width * (text.depth * text.num_norms + 1)
+    tower = vision.depth * (4 * vision.width**2 + 2 * vision.width * vision.mlp_dim)
+    rest = architecture.num_parameters - decoder - tower
+    return round((decoder * precision.bits + tower * precision.vision_bits) / 8) + precision.computed * rest
 
 
 def cache_bytes(architecture: Config, load: Load, precision: Precision) -> int:

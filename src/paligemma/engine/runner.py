@@ -15,7 +15,7 @@ from torch import Tensor
 
 from paligemma.config import IMAGE_SLOT
 from paligemma.engine.sampling import Ranges
-from paligemma.engine.threads import threads_for
+from paligemma.engine.threads import READING, threads_for
 from paligemma.errors import InputError
 from paligemma.model import PaliGemmaModel
 
@@ -70,7 +70,7 @@ class Runner:
 
     def threads(self, tokens: float) -> AbstractContextManager[None]:
         """As many threads as a pass of so many tokens through the decoder is worth."""
-        return threads_for(tokens * self.decoder_numbers, self.device)
+        return threads_for((tokens + READING) * self.decoder_numbers, self.device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:

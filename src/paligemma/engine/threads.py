@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-WORTH_SHARING = 4e9  # multiply-adds: less is done by one thread
+WORTH_SHARING = 4e9  # multiply-adds, a tenth of a second of one thread: less is done by one
+READING = 16  # tokens whose products take as long as reading the weights once
 
 
 @contextmanager
