@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from paligemma.errors import UnavailableError
-from paligemma.model import cpu_kernels
+from paligemma.model import cpu_kernels, cpu_stack
 
 HALF = (torch.bfloat16, torch.float16)
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 _wanted = os.environ.get("PALIGEMMA_NATIVE") != "0"
 VARIANTS = 64  # of one compiled function: types, what has a gradient, what is missing
 _compiling = False
@@ -87,6 +88,11 @@ def kernels(x: Tensor) -> ModuleType | None:
     if not _wanted or x.dtype not in HALF or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
     return _installed()
+
+
+def stack_kernels(model: nn.Module, x: Tensor, cache: object) -> ModuleType | None:
+    """The kernels, if they take all layers of a language model at once for these rows."""
+    return cpu_stack if _wanted and not x.is_cuda and cpu_stack.take(model, x, cache) else None
 
 
 def matvec_kernels(x: Tensor, *linears: nn.Module) -> ModuleType | None:

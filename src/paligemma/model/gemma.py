@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import TextConfig
-from paligemma.model.fused import kernels, matvec_kernels, row_kernels
+from paligemma.model.fused import kernels, matvec_kernels, row_kernels, stack_kernels
 from paligemma.model.layers import AttentionMask, RMSNorm, add_and_norm, attend, geglu, rotary_angles, rotate
 
 
@@ -121,11 +121,16 @@ class LanguageModel(nn.Module):
     def forward(self, x: Tensor, position: Tensor, mask: AttentionMask, cache: Cache | None = None) -> Tensor:
         """Hidden states after the final norm. `position` is int64[B, T]."""
         angles = rotary_angles(position, self.config.head_dim, self.config.rope_theta)
+        if fast := stack_kernels(self, x, cache):
+            hidden: Tensor = fast.run(self, x, angles, mask, cache)
+            return hidden
         for layer in self.layers:
             x = layer(x, angles, mask, cache)
         return self.norm(x)
 
-    def in_steps(self, x: Tensor, position: Tensor, mask: AttentionMask, cache: Cache | None = None) -> Iterator[Tensor]:
+    def in_steps(
+        self, x: Tensor, position: Tensor, mask: AttentionMask, cache: Cache | None = None
+    ) -> Iterator[Tensor]:
         """`forward` with a pause after each layer: what went through it, and at last the hidden states."""
         angles = rotary_angles(position, self.config.head_dim, self.config.rope_theta)
         for layer in self.layers:

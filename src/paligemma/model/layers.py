@@ -48,7 +48,8 @@ def add_and_norm(x: Tensor, change: Tensor, post: RMSNorm | None, after: RMSNorm
     if fast := kernels(x):
         total, normed = fast.add_norm(x, change, post and (post.weight, post.eps), after and (after.weight, after.eps))
         return total, normed
-    return _add_and_norm(x, change, post and (post.weight, post.eps), after and (after.weight, after.eps))
+    first = None if post is None else (post.weight, post.eps)
+    return _add_and_norm(x, change, first, None if after is None else (after.weight, after.eps))
 
 
 @fusible

@@ -2,5 +2,8 @@
 
 from paligemma.native.build import Library, library, status
 from paligemma.native.products import coded_product, pack, plain_product
+from paligemma.native.stack import Coded, Layer, Stack, fits
 
-__all__ = ["Library", "coded_product", "library", "pack", "plain_product", "status"]
+__all__ = [
+    "Coded", "Layer", "Library", "Stack", "coded_product", "fits", "library", "pack", "plain_product", "status",
+]  # fmt: skip

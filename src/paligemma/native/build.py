@@ -19,18 +19,20 @@ from pathlib import Path
 
 import torch
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "decoder.c"))
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("lanes.h", "numbers.h"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "decoder.c", "stack.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("lanes.h", "numbers.h", "steps.h"))
 FUNCTIONS = {  # arguments: p pointer, i int64, f float; then what comes back
     "branch": ("", ctypes.c_char_p),
     "plain_product": ("ppppp", None),
-    "coded_product": ("pppppppp", None),
+    "coded_product": ("pppppp", None),
     "scratch_bytes": ("p", ctypes.c_int64),
     "pack": ("ppppppp", ctypes.c_double),
     "rms_norm": ("iiippfp", None),
     "add_norm": ("iiipppfpfpp", None),
     "rotate": ("ppipppp", None),
     "attend": ("ppppppp", None),
+    "stack_bytes": ("p", ctypes.c_int64),
+    "run_stack": ("pppppppp", None),
 }
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 COMPILERS = ("cc", "gcc", "clang")

@@ -3,7 +3,7 @@
    rounded to the tensors' type as PyTorch rounds it, but for attention, which keeps float32 until its result. */
 
 #include "lanes.h"
-#include "numbers.h"
+#include "steps.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -14,6 +14,7 @@ INLINE void norm_row(const void *x, const void *weight, float eps, int64_t width
 #pragma omp simd reduction(+ : squares)
     for (int64_t i = 0; i < width; i++) squares += number(x, i, bfloat16) * number(x, i, bfloat16);
     float scale = 1 / sqrtf(squares / width + eps);
+#pragma omp simd
     for (int64_t i = 0; i < width; i++)
         put(out, i, number(x, i, bfloat16) * scale * (1 + number(weight, i, bfloat16)), bfloat16);
 }
@@ -25,6 +26,7 @@ INLINE void add_rows(int64_t rows, int64_t width, const void *x, const void *cha
         const char *from = (const char *)x + row * bytes, *more = (const char *)change + row * bytes;
         char *sums = (char *)total + row * bytes;
         if (post) norm_row(more, post, post_eps, width, sums, bfloat16), more = sums;
+#pragma omp simd
         for (int64_t i = 0; i < width; i++) put(sums, i, number(from, i, bfloat16) + number(more, i, bfloat16), bfloat16);
         if (after) norm_row(sums, after, eps, width, (char *)out + row * bytes, bfloat16);
     }
@@ -41,7 +43,8 @@ void rms_norm(int64_t rows, int64_t width, int64_t bfloat16, const void *x, cons
     }
 }
 
-/* total = x + norm(change), out = norm(total); without `post` the change is added as it is, without `after` no out. */
+/* total = x + norm(change), out = norm(total); without `post` the change is added as it is, without `after` no out.
+   `total` may be `change`. */
 void add_norm(int64_t rows, int64_t width, int64_t bfloat16, const void *x, const void *change, const void *post,
               float post_eps, const void *after, float eps, void *total, void *out) {
     if (bfloat16) add_rows(rows, width, x, change, post, post_eps, after, eps, total, out, 1);
@@ -50,12 +53,19 @@ void add_norm(int64_t rows, int64_t width, int64_t bfloat16, const void *x, cons
 
 /* --- rotation --------------------------------------------------------------------------------------------------- */
 
-INLINE void turn(const void *x, const float *cos, const float *sin, int64_t half, void *out, int bfloat16) {
+INLINE void turn_typed(const void *x, const float *cos, const float *sin, int64_t half, void *out, int bfloat16) {
+#pragma omp simd
     for (int64_t i = 0; i < half; i++) {
         float first = number(x, i, bfloat16), second = number(x, half + i, bfloat16);
         put(out, i, first * cos[i] - second * sin[i], bfloat16);
         put(out, half + i, second * cos[i] + first * sin[i], bfloat16);
     }
+}
+
+/* One head; `out` may be x. */
+void turn(const void *x, const float *cos, const float *sin, int64_t half, void *out, int64_t bfloat16) {
+    if (bfloat16) turn_typed(x, cos, sin, half, out, 1);
+    else turn_typed(x, cos, sin, half, out, 0);
 }
 
 /* x[batch, heads, length, 2 half] with strides in numbers -> out, contiguous; angles float32[batch, length, half]. */
@@ -66,8 +76,7 @@ void rotate(const int64_t *sizes, const int64_t *strides, int64_t bfloat16, cons
         int64_t b = row / (heads * length), n = row / length % heads, t = row % length, at = (b * length + t) * half;
         const char *from = (const char *)x + (b * strides[0] + n * strides[1] + t * strides[2]) * wide;
         char *to = (char *)out + row * 2 * half * wide;
-        if (bfloat16) turn(from, cos + at, sin + at, half, to, 1);
-        else turn(from, cos + at, sin + at, half, to, 0);
+        turn(from, cos + at, sin + at, half, to, bfloat16);
     }
 }
 
@@ -87,6 +96,21 @@ INLINE float exponential(float x) { /* within 2e-7 of e^x; made so that compiler
     return power * two;
 }
 
+INLINE void geglu_typed(int64_t count, const void *gate, const void *up, void *out, int bfloat16) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        float x = number(gate, i, bfloat16), inner = 0.7978845608f * (x + 0.044715f * x * x * x);
+        put(out, i, x / (1 + exponential(-2 * inner)), bfloat16);
+        put(out, i, number(out, i, bfloat16) * number(up, i, bfloat16), bfloat16);
+    }
+}
+
+/* gelu(gate) * up, GELU by tanh; `out` may be either. */
+void geglu(int64_t count, int64_t bfloat16, const void *gate, const void *up, void *out) {
+    if (bfloat16) geglu_typed(count, gate, up, out, 1);
+    else geglu_typed(count, gate, up, out, 0);
+}
+
 INLINE float dot(const void *a, const void *b, int64_t count, int bfloat16) {
     floats acc[2] = {floats_of(0), floats_of(0)};
     int64_t step = bfloat16 ? 2 * LANES : LANES, k = 0;
@@ -101,23 +125,9 @@ INLINE float dot(const void *a, const void *b, int64_t count, int bfloat16) {
     return total;
 }
 
-typedef struct {
-    int64_t batch, heads, length, head_dim, kv_heads, keys; /* of q [batch, heads, length, head_dim], k and v */
-    int64_t q[3], k[3], v[3];                               /* strides in numbers, but the last, which is 1 */
-    int64_t of_queries, of_keys;                            /* strides of a row's steps, positions, valid marks */
-    int64_t window;                                         /* 0 is none */
-    int64_t bfloat16, threads;
-    float scale, softcap; /* a cap of 0 is none */
-} attention;
-
-typedef struct {
-    const int64_t *query_step, *query_position, *key_step, *key_position;
-    const uint8_t *key_valid;
-} marks;
-
 /* One query of one head: softmax of capped scores, then the mean of the values. `scores`: float32[keys]. */
-INLINE void attend_one(const attention *a, const marks *m, int64_t b, int64_t n, int64_t t, const void *q,
-                       const void *k, const void *v, float *scores, void *out, int bfloat16) {
+INLINE void attend_typed(const attention *a, const marks *m, int64_t b, int64_t n, int64_t t, const void *q,
+                         const void *k, const void *v, float *scores, void *out, int bfloat16) {
     const int64_t wide = bfloat16 ? 2 : 4, kv = n / (a->heads / a->kv_heads), keys = a->keys;
     const char *query = (const char *)q + (b * a->q[0] + n * a->q[1] + t * a->q[2]) * wide;
     const char *key = (const char *)k + (b * a->k[0] + kv * a->k[1]) * wide;
@@ -163,13 +173,17 @@ INLINE void attend_one(const attention *a, const marks *m, int64_t b, int64_t n,
     }
 }
 
+void attend_one(const attention *a, const marks *m, int64_t b, int64_t n, int64_t t, const void *q, const void *k,
+                const void *v, float *scores, void *out) {
+    if (a->bfloat16) attend_typed(a, m, b, n, t, q, k, v, scores, out, 1);
+    else attend_typed(a, m, b, n, t, q, k, v, scores, out, 0);
+}
+
 /* out [batch, length, heads, head_dim]; scratch: float32[threads, keys]. */
 void attend(const attention *a, const void *q, const void *k, const void *v, const marks *m, void *out, float *scratch) {
 #pragma omp parallel for schedule(static) num_threads((int)a->threads)
     for (int64_t row = 0; row < a->batch * a->heads * a->length; row++) {
         int64_t b = row / (a->heads * a->length), n = row / a->length % a->heads, t = row % a->length;
-        float *scores = scratch + THREAD * a->keys;
-        if (a->bfloat16) attend_one(a, m, b, n, t, q, k, v, scores, out, 1);
-        else attend_one(a, m, b, n, t, q, k, v, scores, out, 0);
+        attend_one(a, m, b, n, t, q, k, v, scratch + THREAD * a->keys, out);
     }
 }

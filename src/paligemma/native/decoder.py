@@ -5,6 +5,7 @@ tensors. Each does what its namesake in `model.layers` does, in one call. Not do
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -56,8 +57,8 @@ def rotate(found: Library, x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-class _Attention(ctypes.Structure):
-    """`attention` of decoder.c."""
+class Attention(ctypes.Structure):
+    """`attention` of steps.h."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "heads", "length", "head_dim", "kv_heads", "keys")),
@@ -68,34 +69,52 @@ class _Attention(ctypes.Structure):
     ]
 
 
+def attention_of(
+    q: tuple[int, int, int, int], q_strides: Sequence[int], k: Tensor, v: Tensor, keys: int, *, scale: float,
+    softcap: float | None, window: int | None, marks: Sequence[Tensor], bfloat16: bool, threads: int,
+) -> Attention:  # fmt: skip
+    """The call's sizes: queries [batch, heads, length, head_dim], the first `keys` of k and v [B, K, S, H]."""
+    strides = [(ctypes.c_int64 * 3)(*part[:3]) for part in (q_strides, k.stride(), v.stride())]
+    return Attention(
+        *q, k.shape[1], keys, *strides, marks[0].stride(0), marks[2].stride(0), window or 0, int(bfloat16), threads,
+        scale, softcap or 0.0,
+    )  # fmt: skip
+
+
+def alike(marks: Sequence[Tensor]) -> list[Tensor]:
+    """Query steps and positions int64[B, T], key steps, positions and valid marks [B, S], as `marks` of steps.h lie."""
+    query, key = marks[:2], marks[2:]
+    found: list[Tensor] = []
+    for group in (query, key):
+        fit = all(one.stride() == group[0].stride() and (one.stride(-1) == 1 or one.shape[-1] == 1) for one in group)
+        found += group if fit else [one.contiguous() for one in group]
+    return found
+
+
+def pointers(marks: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """`marks` of steps.h."""
+    return (ctypes.c_void_p * len(marks))(*(mark.data_ptr() for mark in marks))
+
+
 def attend(
     found: Library, q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, *, scale: float, softcap: float | None,
     window: int | None, query_step: Tensor, query_position: Tensor, key_step: Tensor, key_position: Tensor,
     key_valid: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Attention of few queries under an `AttentionMask`; [B, N, T, H], in memory T before N.
-
-    Masks are int64[B, T or S] and bool[B, S], alike in strides among those of T and among those of S.
-    """
+    """Attention of few queries under an `AttentionMask`; [B, N, T, H], in memory T before N."""
     batch, heads, length, head_dim = q_BNTH.shape
-    kv_heads, keys = k_BKSH.shape[1], k_BKSH.shape[2]
+    keys = k_BKSH.shape[2]
     threads = torch.get_num_threads() if batch * heads * length * keys * head_dim > 2**15 else 1
     q, k, v = (part if part.stride(-1) == 1 else part.contiguous() for part in (q_BNTH, k_BKSH, v_BKSH))
-    strides = [(ctypes.c_int64 * 3)(*part.stride()[:3]) for part in (q, k, v)]
-    asked = _Attention(
-        batch, heads, length, head_dim, kv_heads, keys, *strides,
-        query_step.stride(0), key_step.stride(0), window or 0, int(q.dtype == torch.bfloat16), threads, scale,
-        softcap or 0.0,
+    marks = alike((query_step, query_position, key_step, key_position, key_valid))
+    asked = attention_of(
+        (batch, heads, length, head_dim), q.stride(), k, v, keys, scale=scale, softcap=softcap, window=window,
+        marks=marks, bfloat16=q.dtype == torch.bfloat16, threads=threads,
     )  # fmt: skip
-    marks = (query_step, query_position, key_step, key_position, key_valid)
-    assert all(mark.stride(-1) == 1 or mark.shape[-1] == 1 for mark in marks), "marks of a row must be neighbours"
-    assert query_step.stride() == query_position.stride(), "steps and positions must lie alike"
-    assert key_step.stride() == key_position.stride() == key_valid.stride(), "marks of keys must lie alike"
-    pointers = (ctypes.c_void_p * 5)(*(mark.data_ptr() for mark in marks))
-    out = q.new_empty(batch, length, heads, head_dim)
+    out, where = q.new_empty(batch, length, heads, head_dim), pointers(marks)
     scratch = torch.empty(threads, keys)
     found.handle.attend(
-        ctypes.addressof(asked), q.data_ptr(), k.data_ptr(), v.data_ptr(), ctypes.addressof(pointers), out.data_ptr(),
+        ctypes.addressof(asked), q.data_ptr(), k.data_ptr(), v.data_ptr(), ctypes.addressof(where), out.data_ptr(),
         scratch.data_ptr(),
     )  # fmt: skip
     return out.transpose(1, 2)

@@ -12,26 +12,14 @@
    scale of its own; all sums within a group are exact whole numbers. */
 
 #include "lanes.h"
-#include "numbers.h"
+#include "steps.h"
 #include <math.h>
-#include <stdlib.h>
 
-#define PANEL 64                /* outputs */
 #define VECTORS (PANEL / LANES) /* in a panel */
 #define TILE 6                  /* rows of x at a time: 24 sums, 4 weights and an input fill 32 registers */
 #define BLOCK 510               /* rows of x whose sums with a panel stay near; a multiple of TILE */
 #define CHUNK 256               /* inputs whose weights stay near while all rows pass: 16 KiB of a panel */
 #define NEAR_BYTES 12288        /* of an input that stays in the first cache beside a row of weights */
-
-typedef struct {
-    int64_t rows, in, out; /* true sizes */
-    int64_t padded_in;     /* a multiple of group */
-    int64_t group;         /* inputs that share a scale, a multiple of 8 */
-    int64_t bits;          /* 8 or 4 */
-    int64_t grouped;       /* whether a weight's scale belongs to its group too, not to the output alone */
-    int64_t bfloat16;      /* type of x, bias and y; float32 otherwise */
-    int64_t threads;
-} shape;
 
 const char *branch(void) { return BRANCH; }
 
@@ -96,13 +84,16 @@ void plain_product(const shape *s, const void *x, const void *w, const void *bia
 
 /* --- inputs as 8-bit codes -------------------------------------------------------------------------------------- */
 
-typedef struct {
-    int8_t *codes;   /* [rows, padded_in] */
-    float *scales;   /* [rows, groups] */
-    int32_t *starts; /* [rows, groups]: -128 * sum of the codes, which takes the weights' offset back */
-} inputs;
+int64_t inputs_bytes(const shape *s, int64_t rows) { return rows * (s->padded_in + 8 * (s->padded_in / s->group)); }
 
-static void code_row(const shape *s, const void *x, int64_t row, const inputs *to, float *line) {
+inputs inputs_in(const shape *s, int64_t rows, void *room) {
+    float *scales = room;
+    int32_t *starts = (int32_t *)(scales + rows * (s->padded_in / s->group));
+    return (inputs){(int8_t *)(starts + rows * (s->padded_in / s->group)), scales, starts};
+}
+
+/* Row `row` of x and of the codes. */
+void code_row(const shape *s, const void *x, int64_t row, const inputs *to, float *line) {
     const int64_t in = s->in, groups = s->padded_in / s->group;
     if (s->bfloat16) for (int64_t k = 0; k < in; k++) line[k] = from_bf16(((const uint16_t *)x)[row * in + k]);
     else memcpy(line, (const float *)x + row * in, in * sizeof(float));
@@ -226,38 +217,38 @@ static void put_sums(const shape *s, int64_t first, int64_t rows, int64_t panel,
             put(y, (first + m) * s->out + start + n, sums[m * PANEL + n] * scale[n] + add[n], bfloat16);
 }
 
+/* Outputs of one panel, for all rows. */
+void coded_panel(const shape *s, const matrix *w, int64_t panel, const inputs *x, int64_t rows, const void *bias,
+                 float *sums, void *y) {
+    const int64_t first = panel * PANEL, groups = s->padded_in / s->group;
+    const uint8_t *codes = w->codes + first * s->padded_in * s->bits / 8;
+    const uint16_t *by_group = s->grouped ? (const uint16_t *)w->scales + first * groups : NULL;
+    for (int64_t m = 0; m < rows; m += BLOCK) {
+        int64_t count = rows - m < BLOCK ? rows - m : BLOCK;
+        panel_product(s, x, m, count, codes, by_group, w->table, sums);
+        put_sums(s, m, count, panel, s->grouped ? NULL : w->scales, bias, sums, y);
+    }
+}
+
 INLINE int64_t block_rows(const shape *s) { return s->rows < BLOCK ? s->rows : BLOCK; }
 
 /* Bytes of scratch that coded_product needs. */
 int64_t scratch_bytes(const shape *s) {
-    int64_t groups = s->padded_in / s->group;
-    return s->rows * (s->padded_in + 8 * groups) + s->threads * 4 * (block_rows(s) * PANEL + s->padded_in) + 64;
+    return inputs_bytes(s, s->rows) + s->threads * 4 * (block_rows(s) * PANEL + s->padded_in);
 }
 
-/* y[rows, out] = x[rows, in] W' + bias; x, bias and y of one type. `table`: 16 bytes, for 4-bit codes. */
-void coded_product(const shape *s, const void *x, const uint8_t *codes, const void *scales, const uint8_t *table,
-                   const void *bias, void *y, void *scratch) {
-    const int64_t groups = s->padded_in / s->group, panels = (s->out + PANEL - 1) / PANEL;
-    float *numbers = scratch;
-    inputs coded = {.scales = numbers, .starts = (int32_t *)(numbers + s->rows * groups)};
-    float *lines = numbers + 2 * s->rows * groups;
-    float *sums = lines + s->threads * s->padded_in;
-    coded.codes = (int8_t *)(sums + s->threads * block_rows(s) * PANEL);
+/* y[rows, out] = x[rows, in] W' + bias; x, bias and y of one type. */
+void coded_product(const shape *s, const void *x, const matrix *w, const void *bias, void *y, void *scratch) {
+    const int64_t panels = (s->out + PANEL - 1) / PANEL;
+    float *lines = scratch, *sums = lines + s->threads * s->padded_in;
+    inputs coded = inputs_in(s, s->rows, sums + s->threads * block_rows(s) * PANEL);
     if (s->rows < 4) for (int64_t m = 0; m < s->rows; m++) code_row(s, x, m, &coded, lines);
     else
 #pragma omp parallel for schedule(static) num_threads((int)s->threads)
         for (int64_t m = 0; m < s->rows; m++) code_row(s, x, m, &coded, lines + THREAD * s->padded_in);
 #pragma omp parallel for schedule(guided, 2) num_threads((int)s->threads)
-    for (int64_t p = 0; p < panels; p++) {
-        float *own = sums + THREAD * block_rows(s) * PANEL;
-        const uint8_t *of_panel = codes + p * PANEL * s->padded_in * s->bits / 8;
-        const uint16_t *by_group = s->grouped ? (const uint16_t *)scales + p * groups * PANEL : NULL;
-        for (int64_t m = 0; m < s->rows; m += BLOCK) {
-            int64_t rows = s->rows - m < BLOCK ? s->rows - m : BLOCK;
-            panel_product(s, &coded, m, rows, of_panel, by_group, table, own);
-            put_sums(s, m, rows, p, s->grouped ? NULL : scales, bias, own, y);
-        }
-    }
+    for (int64_t p = 0; p < panels; p++)
+        coded_panel(s, w, p, &coded, s->rows, bias, sums + THREAD * block_rows(s) * PANEL, y);
 }
 
 /* --- making codes ----------------------------------------------------------------------------------------------- */

@@ -14,11 +14,11 @@ from paligemma.native.build import library
 PLAIN_ROWS = 4  # more rows are the work of oneDNN's and MKL's matrix products
 ALONE = 2**17  # numbers of a weight below which waking other threads costs more than it gives
 FLOATS = (torch.float32, torch.bfloat16)
-PANEL = 64  # outputs whose codes lie together, as in kernels.c
+PANEL = 64  # outputs whose codes lie together, as in steps.h
 
 
-class _Shape(ctypes.Structure):
-    """`shape` of kernels.c."""
+class Shape(ctypes.Structure):
+    """`shape` of steps.h."""
 
     _fields_ = [
         (name, ctypes.c_int64)
@@ -26,9 +26,16 @@ class _Shape(ctypes.Structure):
     ]
 
 
+class Matrix(ctypes.Structure):
+    """`matrix` of steps.h."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("codes", "scales", "table")]
+
+
 @lru_cache(maxsize=4096)
-def _shape(*sizes: int) -> _Shape:
-    return _Shape(*sizes)
+def shape_of(*sizes: int) -> Shape:
+    """The same one for the same sizes."""
+    return Shape(*sizes)
 
 
 def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
@@ -46,7 +53,7 @@ def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     out, width = weight.shape
     x, y = x.contiguous(), x.new_empty((*x.shape[:-1], out))
     threads = torch.get_num_threads() if out * width > ALONE else 1
-    shape = _shape(rows, width, out, width, width, 0, 0, int(x.dtype == torch.bfloat16), threads)
+    shape = shape_of(rows, width, out, width, width, 0, 0, int(x.dtype == torch.bfloat16), threads)
     found.handle.plain_product(
         ctypes.addressof(shape), x.data_ptr(), weight.data_ptr(), _pointer(bias), y.data_ptr()
     )  # fmt: skip
@@ -72,15 +79,15 @@ def coded_product(
     width, bits = x.shape[-1], 8 if table is None else 4
     padded = -(-width // group) * group
     threads = torch.get_num_threads() if rows * outputs * width > ALONE else 1
-    shape = _shape(
+    shape = shape_of(
         rows, width, outputs, padded, group, bits, int(table is not None), int(x.dtype == torch.bfloat16), threads
     )
     address = ctypes.addressof(shape)
     x, y = x.contiguous(), x.new_empty((*x.shape[:-1], outputs))
     scratch = torch.empty(found.handle.scratch_bytes(address), dtype=torch.uint8)
+    weight = Matrix(codes.data_ptr(), scales.data_ptr(), _pointer(table))
     found.handle.coded_product(
-        address, x.data_ptr(), codes.data_ptr(), scales.data_ptr(), _pointer(table), _pointer(bias), y.data_ptr(),
-        scratch.data_ptr(),
+        address, x.data_ptr(), ctypes.addressof(weight), _pointer(bias), y.data_ptr(), scratch.data_ptr()
     )  # fmt: skip
     return y
 
@@ -102,7 +109,7 @@ def pack(
     out, width = weight.shape
     padded, bits = -(-width // group) * group, 8 if levels is None else 4
     threads = torch.get_num_threads()
-    shape = _shape(
+    shape = shape_of(
         0, width, out, padded, group, bits, int(levels is not None), int(weight.dtype == torch.bfloat16), threads
     )
     size, scratch = ctypes.c_double(), torch.empty(threads, 2, padded)
