@@ -65,7 +65,7 @@ LOADED: dict[str, Loaded] = {
     "fp32": Loaded(options={"dtype": "float32"}, matrix="fp32", gib=13),
     "int8": Loaded(options={"dtype": "bfloat16", "quantize": "int8"}, matrix="int8", gib=4),
     "int4": Loaded(options={"dtype": "bfloat16", "quantize": "int4"}, matrix="int8", gib=4),
-    "nf4": Loaded(options={"dtype": "bfloat16", "quantize": "nf4"}, matrix="bf16", gib=4),
+    "nf4": Loaded(options={"dtype": "bfloat16", "quantize": "nf4"}, matrix="int8", gib=4),
 }
 
 
