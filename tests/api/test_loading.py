@@ -60,3 +60,19 @@ def test_a_calibration_is_found_beside_the_model_or_given(directory, tmp_path):
     (copy / "calibration.json").write_text('{"temprature": 2.0}')
     with pytest.raises(CheckpointError, match="is no calibration"):
         load(copy, device="cpu")
+
+
+def test_an_invariant_model_gives_the_same_bits_whoever_is_beside(directory):
+    model = load(directory, device="cpu", image_cache=0, invariant=True)
+    assert model.engine.invariant
+    pictures = [picture(seed) for seed in range(5)]
+    together = model.detect(pictures, "cat", max_tokens=9)
+    others = model.caption(pictures[::-1], max_tokens=7)
+    for place in (0, 3):
+        alone = model.detect(pictures[place], "cat", max_tokens=9)
+        assert (alone.raw, alone.logprobs) == (together[place].raw, together[place].logprobs)
+        alone = model.caption([pictures[4 - place]], max_tokens=7)[0]
+        assert (alone.text, alone.logprobs) == (others[place].text, others[place].logprobs)
+    scored = model.score(pictures, "answer en what?", ["a", "b c"])
+    (again,) = model.score([pictures[2]], "answer en what?", ["a", "b c"])
+    assert [one.logprob for one in again] == [one.logprob for one in scored[2]]

@@ -100,3 +100,11 @@ def test_fine_ids_are_scored_in_float32_from_the_same_hidden_states() -> None:
     torch.testing.assert_close(coarse[:, inside].float(), exact[:, inside], atol=0.05, rtol=0.02)
     rounded = exact[:, inside].bfloat16().float()
     assert (rounded != exact[:, inside]).float().mean() > 0.8  # finer than bfloat16 can say
+
+
+def test_pictures_go_alone_where_no_other_may_change_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = draw_model(TINY[1]), []
+    encode = model.encode_images
+    monkeypatch.setattr(model, "encode_images", lambda p: sizes.append(len(p)) or encode(p))
+    Runner(model, alone=True).encode_images(torch.rand(3, 3, 8, 8))
+    assert sizes == [1, 1, 1]

@@ -44,6 +44,7 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     any_base: bool = False,
     quantize: str | Mapping[str, str] | None = None,
+    invariant: bool = False,
 ) -> PaliGemma:
     """A model ready to answer: the bundled one, a directory or file, or a hub name that was pulled before.
 
@@ -64,6 +65,8 @@ def load(
         quantize: keep matrices in fewer bits: "int8", "int4", "nf4", or by part as {"lm": "int4", "head": "int8"};
             parts are vision, lm and head. A directory of `paligemma quantize` is so without being asked. How far each
             matrix is off stands in `packed` of what comes back.
+        invariant: an answer has the same bits whoever is answered beside it, as long as `batch_size` stays the same, at
+            about half the pace. Without, the last digits of scores may differ.
 
     Raises:
         UnavailableError: not on this machine; says how to get it.
@@ -87,7 +90,7 @@ def load(
     return PaliGemma(
         model, processor, name=called, variant=VARIANTS.get(opened.name or ""), notes=notes,
         image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path, adapter_path, calibration),
-        adapter_path=adapter_path, packed=packed,
+        adapter_path=adapter_path, packed=packed, invariant=invariant,
     )  # fmt: skip
 
 

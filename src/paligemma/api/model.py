@@ -51,6 +51,7 @@ class PaliGemma:
         calibration: makes the boxes' scores mean what they say; None leaves them as they are.
         adapter_path: where the adapter on `model` was loaded from, if it has one.
         packed: which matrices are in few bits, and how far they are off.
+        invariant: an answer has the same bits whoever is answered beside it; see `Engine`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class PaliGemma:
         calibration: Calibration | None = None,
         adapter_path: Path | None = None,
         packed: PackReport | None = None,
+        invariant: bool = False,
     ):
         self.model, self.processor, self.name, self.variant = model, processor, name, variant
         self.codec_path, self.calibration, self.adapter_path = codec_path, calibration, adapter_path
@@ -76,8 +78,9 @@ class PaliGemma:
         if tokenizer.image_id is not None and tokenizer.image_id < text.embedding_rows:
             unspoken.add(tokenizer.image_id)
         self.engine = Engine(
-            model, eos_id=tokenizer.eos_id, forbidden_ids=sorted(unspoken), fine=watched_ranges(tokenizer)
-        )
+            model, eos_id=tokenizer.eos_id, forbidden_ids=sorted(unspoken), fine=watched_ranges(tokenizer),
+            invariant=invariant,
+        )  # fmt: skip
         self.encoder = ImageEncoder(self, image_cache)
 
     @property

@@ -78,7 +78,7 @@ def _decoded(
         generations = model.engine.generate(
             model.encoder.with_features([request.encoded for request in requests]),
             [request.sampling for request in requests],
-            batch_size=min(batch_size, len(requests)),
+            batch_size=batch_size,
             constraints=[request.asked.constraint for request in requests],
             watch=watched_ranges(model.tokenizer) if any(request.has_boxes for request in requests) else (),
         )

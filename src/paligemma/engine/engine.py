@@ -69,7 +69,9 @@ class Engine:
         self._pool: Pool | None = None  # kept on an accelerator, for the passes recorded on it
         self._recorded_on = 0
         self._shared = Shared(self._open_shared, fixed=invariant)
-        self.runner = Runner(model, cache_dtype=cache_dtype, big_vision_softcap=big_vision_softcap, fine=fine)
+        self.runner = Runner(
+            model, cache_dtype=cache_dtype, big_vision_softcap=big_vision_softcap, fine=fine, alone=invariant
+        )  # fmt: skip
         self.eos_ids = frozenset((eos_id,) if isinstance(eos_id, int) else eos_id)
         forbidden = {*range(text.vocab_size, text.embedding_rows), *forbidden_ids}
         self.forbidden_ids = frozenset(forbidden)
@@ -187,8 +189,9 @@ class Engine:
             self._check_candidates(prompt, own, f"prompt {i}")
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].tokens))
         result: list[list[list[float]]] = [[] for _ in prompts]
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
+        together = 1 if self.invariant else batch_size
+        for start in range(0, len(order), together):
+            part = order[start : start + together]
             with self._memory_of(len(part)):
                 scored = self._scored([prompts[i] for i in part], [candidates[i] for i in part], batch_size)
             for i, own_scores in zip(part, scored, strict=True):

@@ -43,6 +43,7 @@ class Runner:
             are capped either way. Greedy tokens are the same, log-probabilities are not.
         fine: ranges of ids (start, stop) whose scores are computed in float32 whatever the model's type. In bfloat16
             neighbouring location tokens tie, and boxes come out coarser than the model knows.
+        alone: each picture goes through the image tower by itself, so that no other changes its last bits.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class Runner:
         cache_dtype: torch.dtype | None = None,
         big_vision_softcap: bool = False,
         fine: Ranges = (),
+        alone: bool = False,
     ):
         self.model = model
         self.cache_dtype = cache_dtype
         self.big_vision_softcap = big_vision_softcap
         self.fine = tuple(fine)
+        self.images_at_once = 1 if alone else IMAGES_AT_ONCE
 
     @property
     def device(self) -> torch.device:
@@ -76,9 +79,9 @@ class Runner:
     def encode_images(self, pixels: Tensor) -> Tensor:
         """float[n, N, D]: features of `pixels`, float32[n, 3, S, S], that many prompts can share."""
         vision = self.model.config.vision
-        work = min(len(pixels), IMAGES_AT_ONCE) * vision.num_image_tokens * vision.num_parameters
+        work = min(len(pixels), self.images_at_once) * vision.num_image_tokens * vision.num_parameters
         with threads_for(work, self.device):
-            chunks = pixels.split(IMAGES_AT_ONCE)
+            chunks = pixels.split(self.images_at_once)
             return torch.cat([self.model.encode_images(chunk.to(self.device)) for chunk in chunks])
 
     @torch.inference_mode()
