@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from paligemma.linear.cuda import levels_on, packed_product
 from paligemma.linear.quantized import NF4, QuantizedLinear, decode_rows, encode_rows
 from paligemma.linear.rows import to_panels, to_rows
-from paligemma.native import coded_product, pack
+from paligemma.native import Coded, coded_product, pack
 from paligemma.native.products import FLOATS, PANEL
 
 AT_ONCE = 2**21  # numbers of a weight that are coded or decoded at a time
@@ -229,6 +229,14 @@ class PackedLinear(QuantizedLinear):
     def forward(self, x: Tensor) -> Tensor:
         y = None if torch.is_autocast_enabled(x.device.type) else self.product(x, self.bias)
         return super().forward(x) if y is None else y
+
+    @property
+    def coded(self) -> Coded | None:
+        """The weight, for kernels that take several layers at once."""
+        return Coded(
+            codes=self.codes, scales=self.scales, table=self.kind.table, inputs=self.in_features,
+            outputs=self.out_features, group=self.kind.group,
+        )  # fmt: skip
 
     def product(self, x: Tensor, bias: Tensor | None = None, panels: slice | None = None) -> Tensor | None:
         """W x by the kernels, of all or of some panels of outputs; None where they do not apply."""
