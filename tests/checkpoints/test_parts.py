@@ -14,7 +14,7 @@ def test_one_method_for_all(method):
     found = methods_of(method)
     assert list(found) == list(PARTS)
     assert found["lm"] == found["head"] == method
-    assert found["vision"] == "int8"
+    assert found["vision"] == (method if METHODS[method].bits == 8 else "int8")
 
 
 def test_a_method_for_each_part():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from paligemma.checkpoints.placement import choose_device, choose_dtype
+from paligemma.checkpoints.placement import check_methods, choose_device, choose_dtype
 from paligemma.config import Config
 from paligemma.errors import UnavailableError, UsageError
 
@@ -56,3 +56,14 @@ def test_number_types(wanted, stored, device, config, dtype, codes):
 def test_an_unknown_type_is_refused():
     with pytest.raises(UsageError, match="unknown weight type"):
         choose_dtype("int7", torch.float32, CPU, GEMMA1)
+
+
+@pytest.mark.parametrize("found", [(8, 0), (8, 9), (9, 0)])
+def test_floating_codes_need_a_card_that_multiplies_them(monkeypatch, found):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found)
+    check_methods({"lm": "int4", "head": "int8"}, CPU)
+    if found >= (8, 9):
+        check_methods({"lm": "fp8"}, CUDA)
+    for device in (CPU, *([CUDA] if found < (8, 9) else [])):
+        with pytest.raises(UnavailableError, match=r"8\.9 or newer; take int8"):
+            check_methods({"lm": "fp8", "head": "int8"}, device)

@@ -21,7 +21,7 @@ from paligemma.checkpoints.hub import CALIBRATION
 from paligemma.checkpoints.load import Opened, at_resolution, build_model, open_checkpoint
 from paligemma.checkpoints.pack_report import PackReport
 from paligemma.checkpoints.packing import build_packed, chosen_methods
-from paligemma.checkpoints.placement import choose_device, choose_dtype
+from paligemma.checkpoints.placement import check_methods, choose_device, choose_dtype
 from paligemma.checkpoints.processing import load_processor
 from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import VARIANTS
@@ -62,9 +62,9 @@ def load(
         adapter: directory of a LoRA in PEFT's format, or hub name that was pulled before, to answer with; the model
             takes pictures of the size that the adapter was trained on.
         any_base: accept an adapter that was trained on another base.
-        quantize: keep matrices in fewer bits: "int8", "int4", "nf4", or by part as {"lm": "int4", "head": "int8"};
-            parts are vision, lm and head. A directory of `paligemma quantize` is so without being asked. How far each
-            matrix is off stands in `packed` of what comes back.
+        quantize: keep matrices in fewer bits: "int8", "int4", "nf4", on newer NVIDIA cards "fp8", or by part as
+            {"lm": "int4", "head": "int8"}; parts are vision, lm and head. A directory of `paligemma quantize` is so
+            without being asked. How far each matrix is off stands in `packed` of what comes back.
         invariant: an answer has the same bits whoever is answered beside it, as long as `batch_size` stays the same, at
             about half the pace. Without, the last digits of scores may differ.
 
@@ -100,6 +100,7 @@ def _built(
     methods = chosen_methods(opened, quantize)
     if methods is None:
         return at_resolution(build_model(opened, dtype, device), size_px), None
+    check_methods(methods, device)
     return build_packed(opened, dtype, methods, device, image_size_px=size_px)
 
 

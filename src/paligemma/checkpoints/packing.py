@@ -87,7 +87,7 @@ def _pack(
 ) -> PackedLinear:
     """The packed twin of a linear layer or of the vocabulary's table."""
     out, width = shape
-    layer = (PackedEmbedding if isinstance(plain, nn.Embedding) else PackedLinear)(method, width, out)
+    layer = (PackedEmbedding if isinstance(plain, nn.Embedding) else PackedLinear).empty(method, width, out)
     if isinstance(layer, PackedEmbedding):
         layer.dtype = dtype
     if isinstance(tensors, QuantizedTensors) and tensors.methods.get(name) == method:

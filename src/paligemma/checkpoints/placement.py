@@ -4,11 +4,15 @@ Out: a device, a type, and notices about every choice the user did not make. bfl
 is a trap twice: CPUs compute it slowly and without its accumulators, and Gemma 2's activations overflow it.
 """
 
+from collections.abc import Mapping
+
 import torch
 
 from paligemma.checkpoints.tensors import as_dtype, dtype_name
 from paligemma.config import Config
 from paligemma.errors import UnavailableError, UsageError
+from paligemma.linear.cuda import FP8_FROM, has_fp8
+from paligemma.linear.packed import METHODS
 from paligemma.results import Notice
 
 
@@ -34,6 +38,19 @@ def choose_device(device: "str | torch.device | None" = None) -> torch.device:
     if (wanted.index or 0) >= count:
         raise UnavailableError(f"device {device!r} is not on this machine, which has {count} of them; use cpu or auto")
     return wanted
+
+
+def check_methods(methods: Mapping[str, str], device: torch.device) -> None:
+    """
+    Raises:
+        UnavailableError: a part shall be kept in numbers that this device does not multiply.
+    """
+    floats = sorted({method for method in methods.values() if METHODS[method].floats is not None})
+    if floats and not has_fp8(device):
+        raise UnavailableError(
+            f"{floats[0]} was asked for on {device}, expected an NVIDIA card of compute capability "
+            f"{'.'.join(map(str, FP8_FROM))} or newer; take int8"
+        )
 
 
 def choose_dtype(

@@ -1,17 +1,22 @@
 """Products with coded weights on CUDA, where a kernel takes them; each is None where the caller goes the plain way.
 
 In: tensors at hand. Out: the product, or None: other types than bfloat16 and float16, gradients, no Triton, or
-PALIGEMMA_NATIVE is 0. Not done here: the kernels (`triton_packed.py`), the plain ways (`packed.py`).
+PALIGEMMA_NATIVE is 0. Not done here: the kernels (`triton_packed.py`, `triton_fp8.py`), the plain ways (`packed.py`).
 """
 
+import importlib
 import os
 from functools import cache, lru_cache
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 HALF = (torch.bfloat16, torch.float16)
+FP8_FROM = (8, 9)  # compute capability of the first cards that multiply e4m3
+FEW = 4  # rows that are not rounded: reading the weight is what takes the time
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
 def packed_product(
@@ -22,9 +27,42 @@ def packed_product(
     fast = kernels() if takes(x, codes) else None
     if fast is None:
         return None
-    table = None if levels is None else levels_on(levels, codes.device)
-    product: Tensor = fast.product(x, codes, scales, bias, outputs=outputs, group=group, levels=table)
+    product: Tensor = fast.product(x, codes, scales, bias, outputs=outputs, group=group, levels=levels)
     return product
+
+
+def fp8_product(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, *, outputs: int) -> Tensor | None:
+    """x W' + b of a weight in e4m3.
+
+    Args:
+        x: [..., in]. codes: uint8[out, padded in], both a multiple of 16. scales: float32[out].
+        outputs: how many of the rows are no padding.
+    """
+    if not takes(x, codes) or not has_fp8(codes.device):
+        return None
+    width, padded = x.shape[-1], codes.shape[1]
+    flat, weight = x.reshape(-1, width).contiguous(), codes.view(torch.float8_e4m3fn)
+    fast = fp8_kernels()
+    if fast is not None and len(flat) <= FEW:
+        product: Tensor = fast.few_rows(flat, weight, scales, bias, outputs=outputs)
+        return product.view(*x.shape[:-1], outputs)
+    rows, row_scales = fast.rounded(flat, padded) if fast is not None else rounded(flat, padded)
+    product = torch._scaled_mm(
+        rows, weight.t(), scale_a=row_scales, scale_b=scales[None].contiguous(), out_dtype=torch.bfloat16,
+        use_fast_accum=True,
+    )[:, :outputs].to(x.dtype)  # fmt: skip
+    return (product if bias is None else product + bias.to(x.dtype)).view(*x.shape[:-1], outputs)
+
+
+def rounded(x: Tensor, padded: int) -> tuple[Tensor, Tensor]:
+    """e4m3[rows, padded] and float32[rows, 1] scales of x [rows, in]: a row's largest number becomes 448."""
+    scales = x.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / LARGEST
+    return F.pad(x.float() / scales, (0, padded - x.shape[1])).to(torch.float8_e4m3fn), scales
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether the card multiplies e4m3."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_FROM
 
 
 def takes(x: Tensor, codes: Tensor) -> bool:
@@ -34,16 +72,24 @@ def takes(x: Tensor, codes: Tensor) -> bool:
     return not (torch.is_grad_enabled() and x.requires_grad) and not torch.compiler.is_compiling()
 
 
-@cache
 def kernels() -> ModuleType | None:
-    """The module with the kernels; None where Triton is missing or not wanted."""
+    """The module with the kernels for packed weights; None where Triton is missing or not wanted."""
+    return _module("triton_packed")
+
+
+def fp8_kernels() -> ModuleType | None:
+    """The same for e4m3."""
+    return _module("triton_fp8")
+
+
+@cache
+def _module(name: str) -> ModuleType | None:
     if os.environ.get("PALIGEMMA_NATIVE") == "0":
         return None
     try:
-        from paligemma.linear import triton_packed
+        return importlib.import_module(f"paligemma.linear.{name}")
     except ImportError:
         return None
-    return triton_packed
 
 
 @lru_cache(maxsize=32)

@@ -12,7 +12,6 @@ layers of a model, files.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +35,12 @@ class Method:
         group: inputs that are rounded with one scale, those of the weight too if it has `levels`.
         levels: the 16 whole numbers, ascending, that 4-bit codes stand for, the largest in size at an end; None keeps
             bytes, which are their numbers, and one scale for each output.
+        floats: 8-bit floating point instead, which `fp8.Fp8Linear` keeps in rows.
     """
 
     group: int
     levels: tuple[int, ...] | None = None
+    floats: torch.dtype | None = None
 
     @property
     def bits(self) -> int:
@@ -63,7 +64,8 @@ class Method:
     @property
     def row_types(self) -> tuple[torch.dtype, torch.dtype]:
         """Of codes and scales in rows."""
-        return (torch.uint8, torch.bfloat16) if self.levels else (torch.int8, torch.float32)
+        code = torch.uint8 if self.levels or self.floats else torch.int8
+        return code, torch.bfloat16 if self.levels else torch.float32
 
     def row_shapes(self, out: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of codes and scales in rows, of a matrix [out, width]."""
@@ -72,7 +74,7 @@ class Method:
     def decode(self, codes: Tensor, scales: Tensor, width: int, dtype: torch.dtype) -> Tensor:
         """[n, width] from codes and scales in rows; computed in float32, rounded once to `dtype`."""
         if self.as_floats is None:
-            return decode_rows(codes, scales, dtype)
+            return decode_rows(codes if self.floats is None else codes.view(self.floats).float(), scales, dtype)
         numbers = self.as_floats[_halves(codes, width).int()]
         return (numbers * scales.float().repeat_interleave(self.group, 1)[:, :width]).to(dtype)
 
@@ -81,6 +83,7 @@ METHODS = {
     "int8": Method(group=128),
     "int4": Method(group=64, levels=tuple(16 * (code - 8) for code in range(16))),
     "nf4": Method(group=64, levels=tuple(round(127 * number) for number in NF4)),
+    "fp8": Method(group=16, floats=torch.float8_e4m3fn),
 }
 
 
@@ -95,6 +98,7 @@ class PackedLinear(QuantizedLinear):
     def __init__(self, method: str, in_features: int, out_features: int, bias: Tensor | None = None):
         super().__init__(in_features, out_features, bias)
         self.kind, self.method = METHODS[method], method  # type: ignore[misc]
+        assert self.kind.floats is None, "`empty` knows the class of each method"
         panels, padded = -(-out_features // PANEL), -(-in_features // self.kind.group) * self.kind.group
         wide = PANEL * padded * self.kind.bits // 8
         self.codes = _frozen(torch.empty(panels, wide, dtype=torch.uint8))
@@ -104,11 +108,21 @@ class PackedLinear(QuantizedLinear):
         self.error: float | None = None
 
     @classmethod
-    def pack(cls, method: str, weight: Tensor, bias: Tensor | None = None) -> Self:
+    def pack(cls, method: str, weight: Tensor, bias: Tensor | None = None) -> "PackedLinear":
         """The layer with `weight`, float[out, in], in codes."""
-        layer = cls(method, weight.shape[1], weight.shape[0], bias)
+        layer = cls.empty(method, weight.shape[1], weight.shape[0], bias)
         layer.encode(weight)
         return layer
+
+    @classmethod
+    def empty(cls, method: str, in_features: int, out_features: int, bias: Tensor | None = None) -> "PackedLinear":
+        """The layer before it has its codes, of the class that keeps the method's."""
+        if METHODS[method].floats is None:
+            return cls(method, in_features, out_features, bias)
+        from paligemma.linear.fp8 import Fp8Embedding, Fp8Linear  # they are kinds of the classes here
+
+        kind = Fp8Embedding if issubclass(cls, PackedEmbedding) else Fp8Linear
+        return kind(method, in_features, out_features, bias)
 
     def encode(self, weight: Tensor) -> None:
         """Stores `weight`, float[out, in]."""

@@ -11,12 +11,15 @@ gradients, making codes.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from paligemma.linear.cuda import levels_on
 from paligemma.native.products import PANEL
 
 FEW = 4  # rows: more are worth a tensor core's tile, which has sixteen
@@ -25,11 +28,14 @@ WIDE = tl.constexpr(PANEL)
 
 
 @triton.jit
-def _numbers(words, table, J: tl.constexpr, PER: tl.constexpr):
-    """float32: what part J of each word stands for."""
+def _numbers(words, j, table, PER: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr):
+    """float32: what part j of each word stands for; levels in even steps need no table."""
     if PER == 4:
-        return (((words >> (8 * J)) & 255) - 128).to(tl.float32)
-    return tl.load(table + ((words >> (8 * (J % 4) + 4 * (J // 4))) & 15))
+        return (((words >> (8 * j)) & 255) - 128).to(tl.float32)
+    place = (words >> (8 * (j % 4) + 4 * (j // 4))) & 15
+    if STEP > 0:
+        return (place * STEP + FIRST).to(tl.float32)
+    return tl.load(table + place)
 
 
 @triton.jit
@@ -43,8 +49,8 @@ def _group_scales(scales, panel, place, s, steps, real, STEPS_A_GROUP: tl.conste
 @triton.jit
 def _few_kernel(
     x, codes, scales, bias, table, out, rows, width, outputs, steps,
-    PER: tl.constexpr, STEPS_A_GROUP: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr, OUT: tl.constexpr,
-    BIASED: tl.constexpr,
+    PER: tl.constexpr, STEPS_A_GROUP: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr, BIASED: tl.constexpr,
+    ROWS: tl.constexpr, STEPS: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     """OUT outputs of all rows."""
     n = tl.program_id(0) * OUT + tl.arange(0, OUT)
@@ -59,7 +65,7 @@ def _few_kernel(
         if PER == 8:
             scale = _group_scales(scales, panel, place, s, steps, real, STEPS_A_GROUP)
         for j in tl.static_range(PER):
-            numbers = _numbers(words, table, j, PER)
+            numbers = _numbers(words, j, table, PER, FIRST, STEP)
             if PER == 8:
                 numbers *= scale
             c = s * PER + j
@@ -77,8 +83,8 @@ def _few_kernel(
 @triton.jit
 def _tile_kernel(
     x, codes, scales, bias, table, out, rows, outputs, steps,
-    PER: tl.constexpr, STEPS_A_GROUP: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr, OUT: tl.constexpr,
-    BIASED: tl.constexpr,
+    PER: tl.constexpr, STEPS_A_GROUP: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr, BIASED: tl.constexpr,
+    ROWS: tl.constexpr, STEPS: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     """ROWS x OUT products; x is [PER, rows, steps], so that part j of all words meets its inputs side by side."""
     n = tl.program_id(0) * OUT + tl.arange(0, OUT)
@@ -95,7 +101,7 @@ def _tile_kernel(
         inside = here[:, None] & (s < steps)[None, :]
         for j in tl.static_range(PER):
             values = tl.load(x + (j * rows + r)[:, None] * steps + s[None, :], mask=inside, other=0.0)
-            numbers = _numbers(words, table, j, PER)
+            numbers = _numbers(words, j, table, PER, FIRST, STEP)
             if PER == 8:
                 numbers *= scale
             sums = tl.dot(values, numbers.to(values.dtype), sums)
@@ -109,7 +115,8 @@ def _tile_kernel(
 @triton.jit
 def _decode_kernel(
     codes, scales, table, out, width, outputs, steps,
-    PER: tl.constexpr, STEPS_A_GROUP: tl.constexpr, INPUTS: tl.constexpr, OUT: tl.constexpr,
+    PER: tl.constexpr, STEPS_A_GROUP: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr,
+    INPUTS: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     """OUT x INPUTS numbers of the weight, [out, in]."""
     n = tl.program_id(0) * OUT + tl.arange(0, OUT)
@@ -117,26 +124,26 @@ def _decode_kernel(
     inside = (n < outputs)[:, None] & (c < width)[None, :]
     panel, place, s, j = (n // WIDE).to(tl.int64), n % WIDE, c // PER, c % PER
     words = tl.load(codes + ((panel * steps)[:, None] + s[None, :]) * WIDE + place[:, None], mask=inside, other=0)
+    numbers = _numbers(words, j[None, :], table, PER, FIRST, STEP)
     if PER == 4:
-        numbers = (((words >> (8 * j)[None, :]) & 255) - 128).to(tl.float32)
         numbers *= tl.load(scales + n, mask=n < outputs, other=0.0)[:, None]
     else:
-        numbers = tl.load(table + ((words >> (8 * (j % 4) + 4 * (j // 4))[None, :]) & 15))
         at = ((panel * (steps // STEPS_A_GROUP))[:, None] + (s // STEPS_A_GROUP)[None, :]) * WIDE + place[:, None]
         numbers *= tl.load(scales + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + n.to(tl.int64)[:, None] * width + c[None, :], numbers, mask=inside)
 
 
 def product(
-    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, *, outputs: int, group: int, levels: Tensor | None
-) -> Tensor:
+    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, *,
+    outputs: int, group: int, levels: tuple[int, ...] | None,
+) -> Tensor:  # fmt: skip
     """x W' + b.
 
     Args:
         x: [..., in] in bfloat16 or float16.
         codes, scales: uint8 as in `PackedLinear`, contiguous.
         bias: [outputs].
-        levels: float32[16], what 4-bit codes stand for; None where codes are bytes.
+        levels: what 4-bit codes stand for, 16 numbers; None where codes are bytes.
     """
     width = x.shape[-1]
     flat = x.reshape(-1, width)
@@ -144,53 +151,75 @@ def product(
     if rows > MANY:
         weight = decoded(codes, scales, outputs=outputs, width=width, group=group, levels=levels, dtype=x.dtype)
         return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
-    shared = _shared(codes, scales, group, levels)
-    words, typed, table, steps, per, steps_a_group = shared
+    stored = _Stored.of(codes, scales, group, levels)
     out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
-    given = (words, typed, words if bias is None else bias, table, out)
-    kind = {"PER": per, "STEPS_A_GROUP": steps_a_group, "BIASED": bias is not None}
+    given = (stored.words, stored.scales, stored.words if bias is None else bias, stored.table, out)
     if rows <= FEW:
-        most, many = _few_block(outputs)
+        most, steps = _few_block(outputs, rows * stored.per)
         _few_kernel[(triton.cdiv(outputs, most),)](
-            flat.contiguous(), *given, rows, width, outputs, steps,
-            ROWS=triton.next_power_of_2(rows), STEPS=many, OUT=most, **kind, num_warps=4,
+            flat.contiguous(), *given, rows, width, outputs, stored.steps, **stored.kind, BIASED=bias is not None,
+            ROWS=triton.next_power_of_2(rows), STEPS=steps, OUT=most, num_warps=4,
         )  # fmt: skip
     else:
         tile = min(64, max(16, triton.next_power_of_2(rows)))
         _tile_kernel[(triton.cdiv(outputs, PANEL), triton.cdiv(rows, tile))](
-            _by_part(flat, per, steps), *given, rows, outputs, steps,
-            ROWS=tile, STEPS=32, OUT=PANEL, **kind, num_warps=4, num_stages=3,
+            _by_part(flat, stored), *given, rows, outputs, stored.steps, **stored.kind, BIASED=bias is not None,
+            ROWS=tile, STEPS=128 // stored.per, OUT=PANEL, num_warps=4, num_stages=3,
         )  # fmt: skip
     return out.view(*x.shape[:-1], outputs)
 
 
 def decoded(
-    codes: Tensor, scales: Tensor, *, outputs: int, width: int, group: int, levels: Tensor | None, dtype: torch.dtype
-) -> Tensor:
+    codes: Tensor, scales: Tensor, *,
+    outputs: int, width: int, group: int, levels: tuple[int, ...] | None, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
     """The weight, [outputs, width]; computed in float32, rounded once to `dtype`."""
-    words, typed, table, steps, per, steps_a_group = _shared(codes, scales, group, levels)
+    stored = _Stored.of(codes, scales, group, levels)
     out = torch.empty(outputs, width, dtype=dtype, device=codes.device)
     _decode_kernel[(triton.cdiv(outputs, 32), triton.cdiv(width, 128))](
-        words, typed, table, out, width, outputs, steps,
-        PER=per, STEPS_A_GROUP=steps_a_group, INPUTS=128, OUT=32, num_warps=4,
+        stored.words, stored.scales, stored.table, out, width, outputs, stored.steps, **stored.kind,
+        INPUTS=128, OUT=32, num_warps=4,
     )  # fmt: skip
     return out
 
 
-def _shared(
-    codes: Tensor, scales: Tensor, group: int, levels: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, int, int, int]:
-    """Codes as words, scales as numbers, the levels (or anything), steps of a panel, inputs and groups of a word."""
-    words = codes.view(torch.int32)
-    per, typed = (4, scales.view(torch.float32)) if levels is None else (8, scales.view(torch.bfloat16))
-    return words, typed, words if levels is None else levels, words.shape[1] // PANEL, per, group // per
+class _Stored(NamedTuple):
+    """A weight as the kernels take it: int32[panels, steps * 64] words, scales as numbers, levels (or anything)."""
+
+    words: Tensor
+    scales: Tensor
+    table: Tensor
+    per: int  # inputs in a word
+    kind: dict[str, int]
+
+    @property
+    def steps(self) -> int:
+        return self.words.shape[1] // PANEL
+
+    @classmethod
+    def of(cls, codes: Tensor, scales: Tensor, group: int, levels: tuple[int, ...] | None) -> "_Stored":
+        words = codes.view(torch.int32)
+        if levels is None:
+            kind = {"PER": 4, "STEPS_A_GROUP": group // 4, "FIRST": 0, "STEP": 0}
+            return cls(words, scales.view(torch.float32), words, 4, kind)
+        step = levels[1] - levels[0]
+        even = levels == tuple(range(levels[0], levels[0] + 16 * step, step))
+        kind = {"PER": 8, "STEPS_A_GROUP": group // 8, "FIRST": levels[0], "STEP": step if even else 0}
+        return cls(words, scales.view(torch.bfloat16), levels_on(levels, codes.device), 8, kind)
 
 
-def _by_part(x: Tensor, per: int, steps: int) -> Tensor:
+def _by_part(x: Tensor, stored: _Stored) -> Tensor:
     """[rows, in] as [per, rows, steps], zeros behind the last input."""
-    return F.pad(x, (0, per * steps - x.shape[1])).view(len(x), steps, per).permute(2, 0, 1).contiguous()
+    padded = F.pad(x, (0, stored.per * stored.steps - x.shape[1]))
+    return padded.view(len(x), stored.steps, stored.per).permute(2, 0, 1).contiguous()
 
 
-def _few_block(outputs: int) -> tuple[int, int]:
-    """Outputs and words of one program: enough programs for every processor, 8 KB of codes in flight for each."""
-    return (64, 32) if outputs >= 32_768 else (32, 64) if outputs >= 8192 else (16, 128)
+def _few_block(outputs: int, sums: int) -> tuple[int, int]:
+    """Outputs and words of one program: enough programs for every processor, loads in flight, registers for them.
+
+    Args:
+        sums: that each word goes into.
+    """
+    words = 2048 if sums <= 4 else 1024 if sums <= 16 else 512
+    most = 64 if outputs >= 32_768 else 32 if outputs >= 8192 else 16
+    return most, words // most
