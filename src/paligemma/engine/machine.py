@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paligemma.native import on_large_pages
+
 READ_BYTES = {"cuda": 4 * 2**30, "cpu": 2**29}  # far beyond any cache
 SIDE = {"cuda": 8192, "cpu": 2048}  # of the matrices that are multiplied
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.int8}
@@ -42,7 +44,7 @@ def measured(device: torch.device, types: tuple[str, ...] = tuple(TYPES), *, rep
 def read_rate(device: torch.device, *, size: int | None = None, repetitions: int = 4) -> float:
     """Bytes a second of reading `size` bytes once, by all threads."""
     size = size or READ_BYTES.get(device.type, READ_BYTES["cpu"])
-    numbers = torch.ones(size // 4, device=device)
+    numbers = on_large_pages(torch.empty(size // 4, device=device)).fill_(1)
     return size / _best(numbers.sum, device, repetitions)
 
 

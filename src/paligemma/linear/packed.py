@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from paligemma.linear.cuda import levels_on, packed_product
 from paligemma.linear.quantized import NF4, QuantizedLinear, decode_rows, encode_rows
 from paligemma.linear.rows import to_panels, to_rows
-from paligemma.native import Coded, coded_product, pack
+from paligemma.native import Coded, coded_product, on_large_pages, pack
 from paligemma.native.products import FLOATS, PANEL
 
 AT_ONCE = 2**21  # numbers of a weight that are coded or decoded at a time
@@ -101,9 +101,9 @@ class PackedLinear(QuantizedLinear):
         assert self.kind.floats is None, "`empty` knows the class of each method"
         panels, padded = -(-out_features // PANEL), -(-in_features // self.kind.group) * self.kind.group
         wide = PANEL * padded * self.kind.bits // 8
-        self.codes = _frozen(torch.empty(panels, wide, dtype=torch.uint8))
+        self.codes = _frozen(on_large_pages(torch.empty(panels, wide, dtype=torch.uint8)))
         scale_bytes = PANEL * (2 * padded // self.kind.group if self.kind.levels else 4)
-        self.scales = _frozen(torch.zeros(panels, scale_bytes, dtype=torch.uint8))
+        self.scales = _frozen(on_large_pages(torch.empty(panels, scale_bytes, dtype=torch.uint8)).zero_())
         self.squares: tuple[float, float] | None = None
         self.error: float | None = None
 
