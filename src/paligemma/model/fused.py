@@ -97,9 +97,14 @@ def stack_kernels(model: nn.Module, x: Tensor, cache: object) -> ModuleType | No
 
 def matvec_kernels(x: Tensor, *linears: nn.Module) -> ModuleType | None:
     """The kernels, if `x` is one row (or few, on a CPU) and these layers are plain matrices of its type."""
-    if not all(type(one) is nn.Linear and one.bias is None for one in linears):
+    if not all(type(one) is nn.Linear and one.bias is None and not is_watched(one) for one in linears):
         return None
     return row_kernels(x, *(one.weight for one in linears if isinstance(one, nn.Linear)))
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody acts before or after it, who would be passed over: a split layer's exchange, say."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def row_kernels(x: Tensor, *weights: Tensor) -> ModuleType | None:
