@@ -25,7 +25,6 @@ from paligemma.config import TextConfig
 from paligemma.errors import UsageError
 from paligemma.model.paligemma import PaliGemmaModel
 
-
 SUMMED = ("self_attn.o_proj", "mlp.down_proj")
 
 
