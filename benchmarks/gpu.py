@@ -410,7 +410,7 @@ def ours(model: PaliGemmaModel, config: Config, rows: int, side: str) -> dict[st
     zeros = torch.zeros_like(tokens)
     prompt = Encoded(tokens=tokens, pixels=pixels.to("cuda", torch.bfloat16), mask_ar=zeros, mask_loss=zeros)
     engine = Engine(
-        model, eos_id=1, forbidden_ids=[], continuous=side != "eager", compiled=side == "compiled"
+        model, eos_id=1, forbidden_ids=[], recorded=side != "eager", compiled=side == "compiled"
     )  # fmt: skip
     engine.eos_ids = frozenset()  # answers of random weights end anywhere; these do not
 

@@ -2,6 +2,8 @@
 
     python benchmarks/mixed_prompts.py [--requests 64] [--rows 16] [--model nano|3b] [--device cpu] [--json out.json]
 
+A batch is requests of like length that begin together; the next begins when its last answer is whole.
+
 Requests have none to three pictures, prompts of 4 to 60 tokens and answers of 4 to 120 tokens, from one seed; weights
 are random and no answer ends by itself. The ways take turns; what counts is the median of the rounds, on a CPU that
 of the processor's own time, which others on the machine do not change. The answers of all ways are compared.
@@ -12,21 +14,15 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from paligemma.config import IMAGE_SLOT, Config, nano
-from paligemma.engine import Engine, Sampling
+from paligemma.engine import Engine, Generation, Sampling
 from paligemma.model import PaliGemmaModel
 from paligemma.processor import Encoded
 
-WAYS = {
-    "one by one": {"continuous": False, "rows": 1},
-    "batches": {"continuous": False},
-    "continuous": {"continuous": True},
-    "same bits": {"invariant": True},
-}
+WAYS = ("one by one", "batches", "continuous", "same bits")
 
 
 def main() -> None:
@@ -37,21 +33,20 @@ def main() -> None:
     parser.add_argument("--model", choices=["nano", "3b"], default="nano")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     config = nano(112) if arguments.model == "nano" else Config.of("paligemma2-3b-pt-224")
     model = draw(config, arguments.device, getattr(torch, arguments.dtype))
     prompts, samplings = requests(config, arguments.requests)
-    engines = {way: engine_of(model, WAYS[way]) for way in arguments.ways}
+    engines = {way: engine_of(model, invariant=way == "same bits") for way in arguments.ways}
     clock = time.process_time if arguments.device == "cpu" else time.perf_counter
     took: dict[str, list[float]] = {way: [] for way in engines}
     said: dict[str, list[list[int]]] = {}
     for number in range(arguments.rounds + 1):
         for way, engine in engines.items():
-            rows = int(WAYS[way].get("rows", arguments.rows))
             began = clock()
-            found = engine.generate(prompts, samplings, batch_size=rows)
+            found = answered(engine, way, prompts, samplings, arguments.rows)
             if number:  # the first round warms up
                 took[way].append(clock() - began)
             said[way] = [one.tokens for one in found]
@@ -89,8 +84,22 @@ def requests(config: Config, count: int) -> tuple[list[Encoded], list[Sampling]]
     return prompts, samplings
 
 
-def engine_of(model: PaliGemmaModel, way: dict[str, Any]) -> Engine:
-    engine = Engine(model, eos_id=1, **{key: value for key, value in way.items() if key != "rows"})
+def answered(
+    engine: Engine, way: str, prompts: list[Encoded], samplings: list[Sampling], rows: int
+) -> list[Generation]:
+    if way != "batches":
+        return engine.generate(prompts, samplings, batch_size=1 if way == "one by one" else rows)
+    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place].tokens))
+    found: dict[int, Generation] = {}
+    for start in range(0, len(order), rows):
+        part = order[start : start + rows]
+        together = engine.generate([prompts[i] for i in part], [samplings[i] for i in part], batch_size=rows)
+        found.update(zip(part, together, strict=True))
+    return [found[place] for place in range(len(prompts))]
+
+
+def engine_of(model: PaliGemmaModel, *, invariant: bool) -> Engine:
+    engine = Engine(model, eos_id=1, invariant=invariant)
     engine.eos_ids = frozenset()  # every answer is as long as it may be
     return engine
 

@@ -75,7 +75,7 @@ def test_recorded_passes_give_the_same_tokens(generation, dtype):
     torch.backends.cuda.matmul.allow_tf32 = False
     model, asked = draw_model(TINY[generation]).to("cuda", dtype), prompts(11)
     recorded = Engine(model, eos_id=EOS).generate(asked, MIXED, batch_size=4)
-    eager = Engine(model, eos_id=EOS, continuous=False).generate(asked, MIXED, batch_size=4)
+    eager = Engine(model, eos_id=EOS, recorded=False).generate(asked, MIXED, batch_size=4)
     if dtype == torch.float32:
         want = [generate_slowly(model, prompt, 24, eos_ids=(EOS,)) for prompt in asked]
         assert [one.tokens for one in recorded] == want

@@ -23,6 +23,7 @@ from paligemma.engine.scoring import score_candidates
 from paligemma.engine.sharing import Shared
 from paligemma.errors import InputError, ResourceError, UsageError
 from paligemma.model import PaliGemmaModel
+from paligemma.model.offload import is_streamed
 
 SLOTS_STEP = 256  # tokens: caches that are kept grow by so many, so that they seldom must
 INVARIANT_ROWS = 8  # decoded together for a stream, as for `generate` unless told otherwise
@@ -46,6 +47,7 @@ class Engine:
         cache_dtype, big_vision_softcap, fine: see `Runner`.
         invariant: an answer has the same bits whoever is decoded beside it, as long as `batch_size` stays the same;
             without, rounding differs in the last digits. Decision 15 has its cost.
+        recorded: whether an accelerator's passes are recorded and replayed (`graphs.py`).
         compiled: lets TorchInductor fuse the recorded passes; minutes at first, faster afterwards.
 
     Raises:
@@ -62,10 +64,11 @@ class Engine:
         big_vision_softcap: bool = False,
         fine: Ranges = (),
         invariant: bool = False,
+        recorded: bool = True,
         compiled: bool = False,
     ):
         text = model.config.text
-        self.invariant, self.compiled = invariant, compiled
+        self.invariant, self.recorded, self.compiled = invariant, recorded, compiled
         self._pool: Pool | None = None  # kept on an accelerator, for the passes recorded on it
         self._recorded_on = 0
         self._shared = Shared(self._open_shared, fixed=invariant)
@@ -279,9 +282,10 @@ class Engine:
         return self.open(INVARIANT_ROWS if self.invariant else rows, slots)
 
     def _recorder(self) -> Recorder | None:
-        """None on a CPU, where a pass runs as it is launched."""
+        """None on a CPU, where a pass runs as it is launched, and where layers move meanwhile."""
         device = self.runner.device
-        return CudaGraphs(device, compiled=self.compiled) if device.type == "cuda" else None
+        wanted = self.recorded and device.type == "cuda" and not is_streamed(self.runner.model)
+        return CudaGraphs(device, compiled=self.compiled) if wanted else None
 
     def _pool_of(self, rows: int, slots: int) -> Pool:
         """Where passes are recorded the pool that is kept with them, if it is free and large enough."""
