@@ -5,6 +5,7 @@ for every key it does not find. Keys are the model's own names; `X.weight`, a ma
 
     method     X.codes                 X.scales                      a number is
     int8       int8[rows, columns]     float32[rows]                 code x scale
+    fp8        uint8[rows, columns]    float32[rows]                 float8_e4m3fn of the code x scale
     int4, nf4  uint8[rows, columns/2]  bfloat16[rows, columns/64]    level of the code x scale
 
     version 1  every matrix in int8; decoded while it is read          `paligemma convert --format int8`
