@@ -18,6 +18,8 @@ from paligemma.engine.planning import (
     answer_plan,
     cache_bytes,
     forward_flops,
+    layer_bytes,
+    layers_that_wait,
     weight_bytes,
 )  # fmt: skip
 
@@ -95,3 +97,16 @@ def test_a_step_of_one_row_is_bound_by_reading_and_of_many_by_products():
     assert many == pytest.approx(2 * BIG.text.num_parameters * 512 / 3.6e11)
     faster = answer_plan(BIG, "bf16", Load(), replace(RATES, read=8e10)).limit_step_s
     assert faster == pytest.approx(one / 2)
+
+
+def test_a_layer_is_as_large_as_planned():
+    model = draw_model(TINY[2])
+    real = sum(one.numel() * one.itemsize for one in model.language_model.layers[0].parameters())
+    assert layer_bytes(TINY[2], PRECISIONS["fp32"]) == pytest.approx(real, rel=0.02)  # the last norm counts as theirs
+
+
+@pytest.mark.parametrize(
+    ("room", "waiting"), [(100, 0), (99, 3), (90, 3), (89, 4), (50, 7), (20, 10), (19, None), (-5, None)]
+)
+def test_as_many_layers_wait_as_do_not_fit_and_two_have_places(room, waiting):
+    assert layers_that_wait(100, 10, 10, room) == waiting

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from paligemma.api.building import built, place_of, wait_in_host
 from paligemma.api.model import IMAGE_CACHE, PaliGemma
 from paligemma.checkpoints import find_codec, resolve
 from paligemma.checkpoints.adapter_config import read_adapter_config
@@ -18,16 +19,14 @@ from paligemma.checkpoints.adapters import CONFIG as ADAPTER_CONFIG
 from paligemma.checkpoints.adapters import find_adapter, is_adapter, load_adapter, trained_size_px
 from paligemma.checkpoints.fingerprint import stored_fingerprint
 from paligemma.checkpoints.hub import CALIBRATION
-from paligemma.checkpoints.load import Opened, at_resolution, build_model, open_checkpoint
+from paligemma.checkpoints.load import Opened, open_checkpoint
 from paligemma.checkpoints.pack_report import PackReport
-from paligemma.checkpoints.packing import build_packed, chosen_methods
-from paligemma.checkpoints.placement import check_methods, choose_device, choose_dtype
+from paligemma.checkpoints.placement import choose_dtype
 from paligemma.checkpoints.processing import load_processor
 from paligemma.checkpoints.tensors import common_dtype
 from paligemma.config import VARIANTS
 from paligemma.errors import CheckpointError, UnavailableError, UsageError
 from paligemma.metrics.calibration import Calibration
-from paligemma.model import PaliGemmaModel
 from paligemma.processor import Processor
 
 
@@ -45,6 +44,8 @@ def load(
     any_base: bool = False,
     quantize: str | Mapping[str, str] | None = None,
     invariant: bool = False,
+    parallel: str | None = None,
+    offload: str | int | None = None,
 ) -> PaliGemma:
     """A model ready to answer: the bundled one, a directory or file, or a hub name that was pulled before.
 
@@ -68,12 +69,17 @@ def load(
         invariant: an answer has the same bits whoever is answered beside it, as long as `batch_size` stays the same, at
             about half the pace. Without, the last digits of scores may differ.
 
+        parallel: "tensor" shares the decoder among the processes that torchrun started, each of which must ask the
+            same; all of them get the same answers.
+        offload: so many decoder layers wait in the host's memory and come to a small card one ahead of their turn;
+            "auto" takes as few as must.
+
     Raises:
         UnavailableError: not on this machine; says how to get it.
         CheckpointError: damaged, incomplete or not a PaliGemma; an adapter of another model.
         UsageError: unknown device, type or resizer. ResourceError: out of memory.
     """
-    place = choose_device(device)
+    place = place_of(device, parallel, (("quantize", quantize), ("adapter", adapter), ("offload", offload)))
     path, adapter_path = base_and_adapter(name, revision, adapter)
     opened = open_checkpoint(path)
     chosen, notes = choose_dtype(dtype, common_dtype(opened.tensors), place, opened.config)
@@ -81,27 +87,20 @@ def load(
     if adapter_path is not None:
         size_px = trained_size_px(adapter_path) or size_px
     processor = _processor(opened, size_px, tokenizer, resize)
-    model, packed = _built(opened, chosen, place, size_px, quantize)
+    model, packed = built(
+        opened, chosen, place, size_px, quantize=quantize, parallel=parallel, in_host=offload is not None
+    )
     called = opened.name or str(path if adapter is None and adapter_path else name)
     if adapter_path is not None:
         load_adapter(
             model, adapter_path, base=called, base_sha256=_fingerprint(opened, chosen, packed), any_base=any_base
         )
+    notes = [*notes, *wait_in_host(model, place, offload)]
     return PaliGemma(
         model, processor, name=called, variant=VARIANTS.get(opened.name or ""), notes=notes,
         image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path, adapter_path, calibration),
         adapter_path=adapter_path, packed=packed, invariant=invariant,
     )  # fmt: skip
-
-
-def _built(
-    opened: Opened, dtype: torch.dtype, device: torch.device, size_px: int, quantize: str | Mapping[str, str] | None
-) -> tuple[PaliGemmaModel, PackReport | None]:
-    methods = chosen_methods(opened, quantize)
-    if methods is None:
-        return at_resolution(build_model(opened, dtype, device), size_px), None
-    check_methods(methods, device)
-    return build_packed(opened, dtype, methods, device, image_size_px=size_px)
 
 
 def _processor(opened: Opened, size_px: int, tokenizer: str | os.PathLike[str] | None, resize: str | None) -> Processor:

@@ -15,6 +15,7 @@ from paligemma.engine.machine import Rates
 from paligemma.engine.runner import IMAGES_AT_ONCE
 from paligemma.linear.packed import METHODS
 from paligemma.model.layers import BLOCK_BYTES
+from paligemma.model.offload import PLACES
 
 FLOAT32, BFLOAT16 = 4, 2
 SCORES_HELD = 5  # blocks of attention scores that exist at a time while they are capped, masked and summed
@@ -113,6 +114,24 @@ def answer_plan(architecture: Config, name: str, load: Load, rates: Rates) -> An
         step_s=None if of_step is None else step / of_step,
         limit_first_token_s=prompt, limit_step_s=step,
     )  # fmt: skip
+
+
+def layers_that_wait(weights: int, layer: int, depth: int, room: int) -> int | None:
+    """How many decoder layers must wait in the host's memory (`model.offload`) so that the others fit; None if too few.
+
+    Args:
+        weights: bytes of all weights, `depth` layers of `layer` bytes among them. room: bytes for weights.
+    """
+    if weights <= room:
+        return 0
+    count = PLACES + -(-(weights - room) // layer)
+    return count if count <= depth else None
+
+
+def layer_bytes(architecture: Config, precision: Precision) -> int:
+    """Of one decoder layer."""
+    text = architecture.text
+    return round((text.num_parameters - text.embedding_rows * text.width) / text.depth * precision.bits / 8)
 
 
 def weight_bytes(architecture: Config, precision: Precision) -> int:

@@ -32,7 +32,11 @@ class Streamed:
         self.device, self.copies = device, 0
         self.hosted = [{name: self._in_host(p) for name, p in layer.named_parameters()} for layer in layers]
         first = self.hosted[0]
-        assert all(alike(first, other) for other in self.hosted), "layers of one decoder are alike"
+        if not all(alike(first, other) for other in self.hosted):
+            raise UsageError(
+                "the layers of this model differ from one another, as under an adapter for some of them, and cannot "
+                "share a place; leave offload out"
+            )
         self.layer_bytes = sum(tensor.numel() * tensor.itemsize for tensor in first.values())
         self.places = [
             {name: torch.empty_like(tensor, device=device, pin_memory=False) for name, tensor in first.items()}
@@ -41,12 +45,11 @@ class Streamed:
         self.held: list[int | None] = [None] * PLACES  # which layer each place has, or will have
         self.arrived: list[Any] = [None] * PLACES  # events of the copies
         self.copier = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.hooks = [
+        for number, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda module, given, number=number: self.enter(module, number))
-            for number, layer in enumerate(layers)
-        ]
-        for layer, own in zip(layers, self.hosted, strict=True):  # until its turn, so that nothing else is kept
-            _point(layer, own)
+            layer.register_forward_hook(lambda module, given, output, number=number: self.leave(module, number))
+        for number, layer in enumerate(layers):
+            self.leave(layer, number)
 
     def enter(self, layer: nn.Module, number: int) -> None:
         """Gives a layer its weights, and starts the copy of the next one's into the other place."""
@@ -59,6 +62,10 @@ class Streamed:
         following = (number + 1) % len(self.hosted)
         if following not in self.held:
             self._fetch(following, 1 - place)
+
+    def leave(self, layer: nn.Module, number: int) -> None:
+        """Between its turns a layer's parameters are those in the host, for whoever looks at them."""
+        _point(layer, self.hosted[number])
 
     def _fetch(self, number: int, place: int) -> None:
         """Copies a layer's weights; work that was launched before has then done with what was there."""
@@ -90,7 +97,7 @@ def stream_layers(model: PaliGemmaModel, device: torch.device, count: int) -> St
     """Moves a model to `device`, changed in place, but for its last `count` layers, which come when it is their turn.
 
     Raises:
-        UsageError: fewer than two layers, or more than there are.
+        UsageError: fewer than two layers, more than there are, or layers that differ.
     """
     layers = list(model.language_model.layers)
     if not PLACES <= count <= len(layers):

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from paligemma.errors import UsageError
+from paligemma.interfaces.cli import main
 from paligemma.interfaces.cli.options import AnswerOptions, BoxOptions, OutputOptions, SourceOptions
 
 
@@ -96,3 +97,17 @@ def test_the_format_follows_from_what_is_said(said, kind):
 def test_contradictions_are_refused(wrong):
     with pytest.raises(UsageError, match="--"):
         OutputOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["caption", "examples/scene.png", "--save", "x.png"],
+        ["batch", "examples/scene.png", "--out", "x", "--task", "caption"],
+        ["ui"],
+    ],
+)
+def test_shared_models_only_print(words, capsys, monkeypatch):
+    monkeypatch.setattr("paligemma.interfaces.webui.server.need_gradio", lambda: None)
+    assert main([*words, "--parallel", "tensor"]) == 2
+    assert "--parallel tensor only prints answers" in capsys.readouterr().err

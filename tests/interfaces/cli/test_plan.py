@@ -83,3 +83,17 @@ def test_this_machine_is_measured(capsys, monkeypatch):
 def test_what_cannot_be_planned(words, sentence, capsys):
     assert main(["plan", *words]) in (2, 3)
     assert sentence in capsys.readouterr().err
+
+
+def test_layers_that_could_wait_are_told_for_cards(capsys):
+    found = told(capsys, "paligemma2-10b-pt-224", "--precision", "bf16", *RATES, "--gpu", "16GB")
+    (one,) = found["plans"]
+    assert not one["fits"]
+    layers = VARIANTS["paligemma2-10b-pt-224"].config.text.depth
+    assert 2 < one["offload_layers"] < layers
+    assert main(["plan", "paligemma2-10b-pt-224", "--precision", "bf16", *RATES, "--gpu", "16GB"]) == 0
+    assert f"--offload {one['offload_layers']}" in capsys.readouterr().out
+    (small,) = told(capsys, "nano", "--precision", "bf16", *RATES, "--gpu", "16GB")["plans"]
+    assert small["offload_layers"] == 0
+    (huge,) = told(capsys, "paligemma2-28b-pt-224", "--precision", "bf16", *RATES, "--gpu", "2GB")["plans"]
+    assert huge["offload_layers"] is None

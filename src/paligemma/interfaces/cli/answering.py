@@ -4,6 +4,7 @@ A picture that cannot be used is told in a sentence and the others go on; anythi
 memory, an option) ends the command, and what was answered until then is kept. Memory holds one batch.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -48,7 +49,10 @@ def run(
     kind = output.kind
     with console.quiet(output.quiet):
         formats.check(kind, verb, output.out)
-        sources = Sources(arguments, source, skip=(output.save, boxes.save_crops, boxes.save_mask, output.out))
+        written = (output.save, boxes.save_crops, boxes.save_mask, output.out)
+        if any(written):
+            model.in_one_process("write files")
+        sources = Sources(arguments, source, skip=written)
         several = sources.several and not together
         saver = Saver(output, boxes, sources, several)
         check_words(verb, words)
@@ -68,6 +72,8 @@ def load(options: ModelOptions) -> "PaliGemma":
 
     name = options.model
     chosen = {key: value for key, value in asdict(options).items() if key != "model"}
+    if options.parallel is not None and os.environ.get("RANK", "0") != "0":  # all say the same; the first is heard
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     model = load_model(name, **chosen)
     for notice in model.notes:
         console.note(str(notice), "note")

@@ -123,6 +123,7 @@ def batch(
     """
     from paligemma.jobs import Settings
 
+    model.in_one_process("write the files of a job")
     settings = Settings(
         sources=_paths(sources), recursive=recursive, task=asked.task, words=asked.words(),
         model=asdict(model), options={**answer.of_job(), **boxes.of_api()}, batch_size=answer.batch_size,

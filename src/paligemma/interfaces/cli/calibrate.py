@@ -44,6 +44,7 @@ def calibrate(
     from paligemma.checkpoints.adapters import find_adapter
     from paligemma.data import read_labelled
 
+    model.in_one_process("write a calibration")
     at_least("--negatives", negatives, 0)
     at_least("--batch-size", batch_size, 1)
     if out is None and model.model == "nano" and model.adapter is None:

@@ -81,9 +81,21 @@ class ModelOptions:
     any_base: Flag = False
     """Accept an adapter that was trained on another model."""
     quantize: str | None = None
-    """Keep matrices in fewer bits: int8, int4, nf4, or by part as in lm=int4,head=int8 (vision, lm, head)."""
+    """Keep matrices in fewer bits: int8, int4, nf4, fp8, or by part as in lm=int4,head=int8 (vision, lm, head)."""
     invariant: Flag = False
     """An answer has the same bits whoever is answered beside it; about half as fast."""
+    parallel: Literal["tensor"] | None = None
+    """Share the decoder among the processes that torchrun started; the first one prints."""
+    offload: int | Literal["auto"] | None = None
+    """On a card that is too small: so many decoder layers, or as many as must, wait in the host's memory."""
+
+    def in_one_process(self, what: str) -> None:
+        """
+        Raises:
+            UsageError: several processes would each do `what`.
+        """
+        if self.parallel is not None:
+            raise UsageError(f"--parallel {self.parallel} only prints answers and cannot {what}; leave one out")
 
 
 @Parameter(name="*", group=_ANSWER)

@@ -155,7 +155,8 @@ def plan_answers(
     names = [options.precision] if options.precision else list(PRECISIONS)
     rates = rates_of(options, {PRECISIONS[name].matrix for name in names} | {"bf16"})
     free = usable(card) if card is not None else free_memory(choose_device())
-    plans = [_facts(model, of, name, load, rates, free) for model, of in architectures.items() for name in names]
+    cards = card is not None or choose_device().type == "cuda"
+    plans = [_facts(model, of, name, load, rates, free, cards) for model, of in architectures.items() for name in names]
     if as_json:
         console.print_json({
             "batch_size": load.rows, "prompt_text_tokens": load.text_tokens, "new_tokens": load.new_tokens, "gpu": gpu,
@@ -185,17 +186,21 @@ def _doubts(gpu: str | None, options: PlanOptions) -> None:
 
 
 def _facts(
-    model: str, architecture: Config, precision: str, load: "Load", rates: "Rates", free: int | None
+    model: str, architecture: Config, precision: str, load: "Load", rates: "Rates", free: int | None, card: bool
 ) -> dict[str, Any]:
-    from paligemma.engine.planning import answer_plan
+    from paligemma.engine.planning import PRECISIONS, answer_plan, layer_bytes, layers_that_wait
 
     found = answer_plan(architecture, precision, load, rates)
+    waiting = None
+    if card and free is not None:
+        layer, room = layer_bytes(architecture, PRECISIONS[precision]), free - found.cache - found.activations
+        waiting = layers_that_wait(found.weights, layer, architecture.text.depth, room)
     return {
         "model": model, "precision": precision, "image_size_px": architecture.vision.image_size_px,
         "weights_bytes": found.weights, "cache_bytes": found.cache, "activations_bytes": found.activations,
         "peak_bytes": found.peak, "first_token_s": found.first_token_s, "tokens_per_s": found.tokens_per_s(load),
         "limit_first_token_s": found.limit_first_token_s, "limit_tokens_per_s": load.rows / found.limit_step_s,
-        "fits": None if free is None else found.peak <= free,
+        "fits": None if free is None else found.peak <= free, "offload_layers": waiting,
     }  # fmt: skip
 
 
@@ -204,6 +209,7 @@ def _row(fact: dict[str, Any]) -> list[str]:
     first = [_or_dash(fact[name], duration) for name in ("first_token_s", "limit_first_token_s")]
     speeds = [_or_dash(fact[name], "{:.3g}".format) for name in ("tokens_per_s", "limit_tokens_per_s")]
     fits = {None: "", True: "yes", False: "no"}[fact["fits"]]
+    fits = f"--offload {fact['offload_layers']}" if fact["offload_layers"] else fits
     return [fact["model"], fact["precision"], *sizes, *first, *speeds, fits]
 
 

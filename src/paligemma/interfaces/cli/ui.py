@@ -31,6 +31,7 @@ def ui(
     from paligemma.interfaces.webui.guard import LOOPBACK
     from paligemma.interfaces.webui.server import listen, need_gradio, serve, url_of
 
+    model.in_one_process("serve a page")
     need_gradio()
     with listen(host, port) as listening:
         if host not in LOOPBACK:
