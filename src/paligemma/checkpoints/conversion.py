@@ -201,7 +201,8 @@ def quantize(
     revision: str | None = None,
     tokenizer: "str | Path | None" = None,
 ) -> QuantizationReport:
-    """Writes a directory that answers in fewer bits, the same as the source loaded with `quantize=method`.
+    """Writes a directory that answers in fewer bits, the same as the source loaded with `quantize=method`. Tokenizer,
+    mask codec and calibration go along.
 
     Args:
         method: "int4", "nf4", "int8", or by part as "lm=int4,head=int8" or {"lm": "int4", "head": "int8"}.
@@ -223,6 +224,9 @@ def quantize(
     coding = Coding(dtype=dtype, parts=methods, sha256=sha256)
     files, packed = _write_coded(opened, destination, coding, shard_bytes, overwrite)
     files += _copied(codec)
+    calibration = (opened.path if opened.path.is_dir() else opened.path.parent) / hub.CALIBRATION
+    if calibration.is_file():  # `load` takes the source's, so it takes this one's
+        files.append(Path(shutil.copyfile(calibration, destination / hub.CALIBRATION)))
     return QuantizationReport(
         source=opened.path, target=destination, methods=methods, dtype=dtype_name(dtype), packed=packed,
         files=tuple(files), num_bytes=sum(path.stat().st_size for path in files), seconds=time.monotonic() - start,
