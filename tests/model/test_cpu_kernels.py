@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from paligemma.config import Config, TextConfig, VisionConfig
 from paligemma.engine import Engine, Sampling, generate_slowly
 from paligemma.model import PaliGemmaModel, cpu_kernels
-from paligemma.model.fused import matvec_kernels, plain, row_kernels
+from paligemma.model.fused import matvec_kernels, plain, row_kernels, vocabulary_kernels
 from paligemma.native import library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler")
@@ -51,6 +51,21 @@ def test_where_they_do_not_apply(monkeypatch):
             assert row_kernels(x, weight) is None
         monkeypatch.setattr(cpu_kernels, "library", lambda: None)
         assert row_kernels(x, weight) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_of_a_vocabulary_are_capped(dtype):
+    scores = numbers(2, cpu_kernels.VOCABULARY, dtype=dtype) * 40
+    expected = 30.0 * torch.tanh(scores / 30.0)
+    assert vocabulary_kernels(scores) is None  # gradients are on
+    with torch.inference_mode():
+        assert vocabulary_kernels(scores) is cpu_kernels
+        assert vocabulary_kernels(scores[:, 1:]) is None  # too few
+        with plain():
+            assert vocabulary_kernels(scores) is None
+        capped = cpu_kernels.softcap(scores, 30.0)
+    torch.testing.assert_close(capped, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+    assert (capped == expected).float().mean() > (0.99 if dtype == torch.bfloat16 else 0.3)
 
 
 def wide(dtype):

@@ -56,6 +56,22 @@ def test_rotation(found, batch, heads, length, half, dtype):
     torch.testing.assert_close(decoder.rotate(found, x, *angles), layers.rotate(x, angles), **CLOSE[dtype])
 
 
+@settings(max_examples=20)
+@given(rows=st.integers(1, 3), count=st.integers(1, 300), cap=st.sampled_from([1.0, 30.0]), dtype=TYPES)
+def test_caps(found, rows, count, cap, dtype):
+    x = numbers(rows, count, dtype=dtype) * 3 * cap
+    x[0, 0] = float("nan")
+    expected = cap * torch.tanh(x / cap)
+    torch.testing.assert_close(decoder.softcap(found, x, cap), expected, **CLOSE[dtype], equal_nan=True)
+
+
+@settings(max_examples=20)
+@given(rows=st.integers(1, 3), count=st.integers(1, 300), size=st.sampled_from([1.0, 30.0]), dtype=TYPES)
+def test_gates(found, rows, count, size, dtype):
+    gate, up = numbers(rows, count, dtype=dtype) * size, numbers(rows, count, seed=1, dtype=dtype)
+    torch.testing.assert_close(decoder.geglu(found, gate, up), layers.geglu(gate, up), **CLOSE[dtype])
+
+
 def marks(batch, length, keys, seed):
     """Steps, positions and padding as the engine has them: views of longer rows, the queries' keys last."""
     generator = torch.Generator().manual_seed(seed)

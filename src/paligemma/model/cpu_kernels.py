@@ -7,7 +7,6 @@ row reads bfloat16 at a third of the memory's pace on processors with oneDNN. No
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from paligemma.native import Library, decoder, library, plain_product
@@ -15,16 +14,22 @@ from paligemma.native.products import FLOATS, PLAIN_ROWS
 
 LARGE = 2**18  # numbers of a matrix; smaller ones are not worth a compiler's seconds
 WIDE = 256  # numbers of a row; narrower models are fast anyway
+VOCABULARY = 2**14  # scores of a row; of fewer PyTorch makes as short work
 FEW = 2**16  # numbers in all: more are left to PyTorch's kernels, whose threads then pay
 
 
-def take(x: Tensor) -> bool:
+def take(x: Tensor, most: int = FEW) -> bool:
     """Whether the steps between matrices may be called with this: few rows, as wide as those of a real model."""
-    if torch.is_grad_enabled() or x.dtype not in FLOATS or not WIDE <= x.numel() <= FEW or x.shape[-1] < WIDE:
+    if torch.is_grad_enabled() or x.dtype not in FLOATS or not WIDE <= x.numel() <= most or x.shape[-1] < WIDE:
         return False
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
     return library() is not None
+
+
+def take_scores(x: Tensor) -> bool:
+    """Whether `softcap` may be called with this."""
+    return x.shape[-1] >= VOCABULARY and take(x, x.numel())
 
 
 def take_rows(x: Tensor, *weights: Tensor) -> bool:
@@ -52,8 +57,13 @@ def rotate(x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:
-    """gelu(gate) * up, GELU by tanh; PyTorch's own are as fast."""
-    return F.gelu(gate, approximate="tanh") * up
+    """gelu(gate) * up, GELU by tanh."""
+    return decoder.geglu(_library(), gate, up)
+
+
+def softcap(scores: Tensor, cap: float) -> Tensor:
+    """cap * tanh(scores / cap)."""
+    return decoder.softcap(_library(), scores, cap)
 
 
 def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, **mask: Any) -> Tensor:
@@ -75,7 +85,7 @@ def matvec(x: Tensor, *weights: Tensor) -> Tensor:
 
 def gated_matvec(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     """gelu(gate x) * (up x) for rows [..., D] and matrices [O, D]."""
-    return F.gelu(_product(x, gate), approximate="tanh") * _product(x, up)
+    return geglu(_product(x, gate), _product(x, up))
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:

@@ -90,6 +90,11 @@ def kernels(x: Tensor) -> ModuleType | None:
     return _installed()
 
 
+def vocabulary_kernels(scores: Tensor) -> ModuleType | None:
+    """The kernels, if they cap scores of a whole vocabulary."""
+    return cpu_kernels if _wanted and not scores.is_cuda and cpu_kernels.take_scores(scores) else None
+
+
 def stack_kernels(model: nn.Module, x: Tensor, cache: object) -> ModuleType | None:
     """The kernels, if they take all layers of a language model at once for these rows."""
     return cpu_stack if _wanted and not x.is_cuda and cpu_stack.take(model, x, cache) else None

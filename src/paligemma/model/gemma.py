@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import TextConfig
-from paligemma.model.fused import kernels, matvec_kernels, row_kernels, stack_kernels
+from paligemma.model.fused import kernels, matvec_kernels, row_kernels, stack_kernels, vocabulary_kernels
 from paligemma.model.layers import AttentionMask, RMSNorm, add_and_norm, attend, geglu, rotary_angles, rotate
 
 
@@ -146,7 +146,12 @@ class LanguageModel(nn.Module):
         """
         scores = self._products(hidden, rows)
         cap = self.config.final_logit_softcap
-        return cap * torch.tanh(scores / cap) if softcap and cap is not None else scores
+        if not softcap or cap is None:
+            return scores
+        if fast := vocabulary_kernels(scores):
+            capped: Tensor = fast.softcap(scores, cap)
+            return capped
+        return cap * torch.tanh(scores / cap)
 
     def _products(self, hidden: Tensor, rows: slice | None) -> Tensor:
         table = self.embed_tokens

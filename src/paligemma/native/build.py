@@ -30,6 +30,8 @@ FUNCTIONS = {  # arguments: p pointer, i int64, f float; then what comes back
     "rms_norm": ("iiippfp", None),
     "add_norm": ("iiipppfpfpp", None),
     "rotate": ("ppipppp", None),
+    "softcap": ("iiipfp", None),
+    "geglu": ("iippp", None),
     "attend": ("ppppppp", None),
     "stack_bytes": ("p", ctypes.c_int64),
     "run_stack": ("pppppppp", None),

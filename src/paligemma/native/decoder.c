@@ -111,6 +111,27 @@ void geglu(int64_t count, int64_t bfloat16, const void *gate, const void *up, vo
     else geglu_typed(count, gate, up, out, 0);
 }
 
+INLINE float hyperbolic(float x) { return 1 - 2 / (1 + exponential(2 * x)); }
+
+INLINE void cap_typed(int64_t count, float cap, const void *x, void *out, int bfloat16) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        put(out, i, number(x, i, bfloat16) / cap, bfloat16);
+        put(out, i, hyperbolic(number(out, i, bfloat16)), bfloat16);
+        put(out, i, cap * number(out, i, bfloat16), bfloat16);
+    }
+}
+
+/* cap * tanh(x / cap), for as many numbers as a vocabulary has. */
+void softcap(int64_t count, int64_t bfloat16, int64_t threads, const void *x, float cap, void *out) {
+#pragma omp parallel for schedule(static) num_threads((int)threads)
+    for (int64_t share = 0; share < threads; share++) {
+        int64_t first = count * share / threads, size = count * (share + 1) / threads - first, at = first * (bfloat16 ? 2 : 4);
+        if (bfloat16) cap_typed(size, cap, (const char *)x + at, (char *)out + at, 1);
+        else cap_typed(size, cap, (const char *)x + at, (char *)out + at, 0);
+    }
+}
+
 INLINE float dot(const void *a, const void *b, int64_t count, int bfloat16) {
     floats acc[2] = {floats_of(0), floats_of(0)};
     int64_t step = bfloat16 ? 2 * LANES : LANES, k = 0;
@@ -136,9 +157,7 @@ INLINE void attend_typed(const attention *a, const marks *m, int64_t b, int64_t 
     const int64_t step = m->query_step[b * a->of_queries + t], position = m->query_position[b * a->of_queries + t];
     const uint8_t *valid = m->key_valid + b * a->of_keys;
     for (int64_t s = 0; s < keys; s++) scores[s] = a->scale * dot(query, key + s * a->k[2] * wide, a->head_dim, bfloat16);
-    if (a->softcap > 0)
-        for (int64_t s = 0; s < keys; s++)
-            scores[s] = a->softcap * (1 - 2 / (1 + exponential(2 * scores[s] / a->softcap)));
+    if (a->softcap > 0) for (int64_t s = 0; s < keys; s++) scores[s] = a->softcap * hyperbolic(scores[s] / a->softcap);
     float best = NONE, total = 0;
     for (int64_t s = 0; s < keys; s++) {
         int seen = valid[s] && key_step[s] <= step;

@@ -57,6 +57,22 @@ def rotate(found: Library, x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
+def geglu(found: Library, gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) * up, GELU by tanh."""
+    gate, up = gate.contiguous(), up.contiguous()
+    out, bfloat16 = torch.empty_like(gate), int(gate.dtype == torch.bfloat16)
+    found.handle.geglu(gate.numel(), bfloat16, gate.data_ptr(), up.data_ptr(), out.data_ptr())
+    return out
+
+
+def softcap(found: Library, x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap)."""
+    x = x.contiguous()
+    out, bfloat16 = torch.empty_like(x), int(x.dtype == torch.bfloat16)
+    found.handle.softcap(x.numel(), bfloat16, torch.get_num_threads(), x.data_ptr(), cap, out.data_ptr())
+    return out
+
+
 class Attention(ctypes.Structure):
     """`attention` of steps.h."""
 
