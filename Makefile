@@ -48,9 +48,12 @@ freeze: $(VENV)/.dev  ## accept a change of the public names or options: rewrite
 bench: $(VENV)/.dev  ## measure beside the peers that are installed, in one run; an hour, 20 GB of files
 	$(BIN)/python benchmarks/bench.py
 
+gpu-check: export PYTHONPATH := src
 gpu-check: $(if $(PYTHON_GPU),,$(VENV)/.dev)  ## an accelerator's parity, then its pace; PYTHON_GPU=python3 uses its machine's own, MINUTES=5
-	PYTHONPATH=src $(or $(PYTHON_GPU),$(BIN)/python) -m pytest -m gpu -rs
-	PYTHONPATH=src $(or $(PYTHON_GPU),$(BIN)/python) benchmarks/gpu.py --minutes $(or $(MINUTES),8) $(GPU_BENCH)
+	@status=0; \
+	$(or $(PYTHON_GPU),$(BIN)/python) -m pytest -m gpu -rs || status=1; \
+	$(or $(PYTHON_GPU),$(BIN)/python) benchmarks/gpu.py --minutes $(or $(MINUTES),8) $(GPU_BENCH) || status=1; \
+	exit $$status
 
 browser-check: $(VENV)/.dev  ## the web page in Chromium (Debian, Ubuntu: apt install chromium)
 	$(BIN)/python -m pytest -m browser -rs

@@ -1,5 +1,6 @@
 """What only an accelerator can show; `make gpu-check` runs these."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,14 @@ import torch
 from tests.oracle import EOS, TINY, draw_model
 
 import paligemma
-from paligemma.checkpoints import load_checkpoint
+from paligemma.checkpoints import load_checkpoint, save
+from paligemma.checkpoints.load import open_checkpoint
+from paligemma.checkpoints.packing import build_packed
+from paligemma.checkpoints.parts import methods_of
 from paligemma.config import IMAGE_SLOT
 from paligemma.engine import Engine, Sampling, generate_slowly
+from paligemma.linear.cuda import has_fp8
+from paligemma.linear.packed import METHODS, PackedEmbedding
 from paligemma.processor import Encoded
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -108,3 +114,37 @@ def test_a_stream_says_what_generate_says():
     whole = engine.generate([prompt], MIXED)[0]
     ids = [token.id for token in streamed if token.finish_reason != "stop"]
     assert ids == whole.tokens
+
+
+def coded(method, directory, device):
+    save(draw_model(TINY[2]).bfloat16(), directory, dtype="bfloat16")
+    return build_packed(open_checkpoint(directory), torch.bfloat16, methods_of(method), device)[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_coded_weights_say_nearly_what_they_decode_to(method, tmp_path):
+    """Prompts go through the kernels for many rows, and scores beside the decoded weights in float32 on a CPU."""
+    if METHODS[method].floats is not None and not has_fp8(torch.device("cuda")):
+        pytest.skip("this card does not multiply such numbers")
+    model, decoded = coded(method, tmp_path / "a", "cuda"), coded(method, tmp_path / "b", "cpu").float()
+    for layer in decoded.modules():
+        if isinstance(layer, PackedEmbedding):
+            layer.dtype = torch.float32
+    tokens = torch.arange(3, 33)[None]
+    with torch.no_grad():
+        want = decoded(tokens.repeat(2, 1))
+        got = model(tokens.repeat(2, 1).cuda()).float().cpu()
+    assert (got - want).norm() / want.norm() < 0.1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recorded_passes_over_coded_weights(method, tmp_path):
+    if METHODS[method].floats is not None and not has_fp8(torch.device("cuda")):
+        pytest.skip("this card does not multiply such numbers")
+    model, asked = coded(method, tmp_path / "a", "cuda"), prompts(7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a pass that cannot be recorded warns
+        recorded = Engine(model, eos_id=EOS).generate(asked, MIXED, batch_size=4)
+    eager = Engine(model, eos_id=EOS, recorded=False).generate(asked, MIXED, batch_size=4)
+    same = sum(a.tokens == b.tokens for a, b in zip(recorded, eager, strict=True))
+    assert same >= len(asked) - 2  # shapes round differently
