@@ -75,8 +75,8 @@ for module in pkgutil.walk_packages(paligemma.__path__, "paligemma."):
     if not module.name.endswith("__main__"):
         try:
             importlib.import_module(module.name)
-        except ModuleNotFoundError as error:  # Triton comes with PyTorch for CUDA; one module needs it
-            if (module.name, error.name) != ("paligemma.model.triton_kernels", "triton"):
+        except ModuleNotFoundError as error:  # Triton comes with PyTorch for CUDA; modules named after it need it
+            if ".triton_" not in module.name or error.name != "triton":
                 raise
 print("fine")
 """

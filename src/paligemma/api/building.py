@@ -51,8 +51,8 @@ def built(
     dtype: torch.dtype,
     device: torch.device,
     size_px: int,
-    *,
     quantize: "str | Mapping[str, str] | None" = None,
+    *,
     parallel: str | None = None,
     in_host: bool = False,
 ) -> tuple[PaliGemmaModel, PackReport | None]:

@@ -49,8 +49,7 @@ def load(
 ) -> PaliGemma:
     """A model ready to answer: the bundled one, a directory or file, or a hub name that was pulled before.
 
-    Never uses the network. Published names need no `google/`. The directory of an adapter is a name too: its base is
-    the model it says it was trained on.
+    Never uses the network. Published names need no `google/`. An adapter's directory stands for its base with it.
 
     Args:
         device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
@@ -60,19 +59,14 @@ def load(
         resize: one of `pixels.RESIZES`; by default what the checkpoint says.
         image_cache: how many pictures' features to remember (at most 512 MiB of them); 0 none.
         calibration: file that `paligemma calibrate` wrote; by default calibration.json beside the adapter or model.
-        adapter: directory of a LoRA in PEFT's format, or hub name that was pulled before, to answer with; the model
-            takes pictures of the size that the adapter was trained on.
+        adapter: directory or pulled hub name of a LoRA in PEFT's format; pictures have the size it was trained on.
         any_base: accept an adapter that was trained on another base.
         quantize: keep matrices in fewer bits: "int8", "int4", "nf4", on newer NVIDIA cards "fp8", or by part as
             {"lm": "int4", "head": "int8"}; parts are vision, lm and head. A directory of `paligemma quantize` is so
             without being asked. How far each matrix is off stands in `packed` of what comes back.
-        invariant: an answer has the same bits whoever is answered beside it, as long as `batch_size` stays the same, at
-            about half the pace. Without, the last digits of scores may differ.
-
-        parallel: "tensor" shares the decoder among the processes that torchrun started, each of which must ask the
-            same; all of them get the same answers.
-        offload: so many decoder layers wait in the host's memory and come to a small card one ahead of their turn;
-            "auto" takes as few as must.
+        invariant: an answer has the same bits whoever is answered beside it, for one `batch_size`, at half the pace.
+        parallel: "tensor" shares the decoder among torchrun's processes, each of which must ask the same.
+        offload: so many decoder layers wait in the host's memory, for a small card; "auto" takes as few as must.
 
     Raises:
         UnavailableError: not on this machine; says how to get it.
@@ -83,23 +77,18 @@ def load(
     path, adapter_path = base_and_adapter(name, revision, adapter)
     opened = open_checkpoint(path)
     chosen, notes = choose_dtype(dtype, common_dtype(opened.tensors), place, opened.config)
-    size_px = opened.config.vision.image_size_px
-    if adapter_path is not None:
-        size_px = trained_size_px(adapter_path) or size_px
+    size_px = (adapter_path and trained_size_px(adapter_path)) or opened.config.vision.image_size_px
     processor = _processor(opened, size_px, tokenizer, resize)
-    model, packed = built(
-        opened, chosen, place, size_px, quantize=quantize, parallel=parallel, in_host=offload is not None
-    )
     called = opened.name or str(path if adapter is None and adapter_path else name)
+    model, packed = built(opened, chosen, place, size_px, quantize, parallel=parallel, in_host=offload is not None)
     if adapter_path is not None:
-        load_adapter(
-            model, adapter_path, base=called, base_sha256=_fingerprint(opened, chosen, packed), any_base=any_base
-        )
-    notes = [*notes, *wait_in_host(model, place, offload)]
+        sha256 = _fingerprint(opened, chosen, packed)
+        load_adapter(model, adapter_path, base=called, base_sha256=sha256, any_base=any_base)
     return PaliGemma(
-        model, processor, name=called, variant=VARIANTS.get(opened.name or ""), notes=notes,
-        image_cache=image_cache, codec_path=find_codec(path), calibration=_calibration(path, adapter_path, calibration),
-        adapter_path=adapter_path, packed=packed, invariant=invariant,
+        model, processor, name=called, variant=VARIANTS.get(opened.name or ""), image_cache=image_cache,
+        notes=[*notes, *wait_in_host(model, place, offload)], codec_path=find_codec(path),
+        calibration=_calibration(path, adapter_path, calibration), adapter_path=adapter_path, packed=packed,
+        invariant=invariant,
     )  # fmt: skip
 
 
