@@ -18,7 +18,7 @@ LanguageModel: TypeAlias = Any  # these are of files that import this one
 Block: TypeAlias = Any
 AttentionMask: TypeAlias = Any
 
-ROWS = 4  # more gain nothing over layer by layer
+ROWS = 16  # of more, products take so long that what lies between them does not count
 
 
 class Buffers(Protocol):

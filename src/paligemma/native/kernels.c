@@ -16,7 +16,7 @@
 #include <math.h>
 
 #define VECTORS (PANEL / LANES) /* in a panel */
-#define TILE 6                  /* rows of x at a time: 24 sums, 4 weights and an input fill 32 registers */
+#define TILE 6                  /* most rows of x at a time: 24 sums, 4 weights and an input fill 32 registers */
 #define BLOCK 510               /* rows of x whose sums with a panel stay near; a multiple of TILE */
 #define CHUNK 256               /* inputs whose weights stay near while all rows pass: 16 KiB of a panel */
 #define NEAR_BYTES 12288        /* of an input that stays in the first cache beside a row of weights */
@@ -186,16 +186,18 @@ static void widen(const uint8_t *packed, int64_t count, const uint8_t *table, ui
 static void panel_product(const shape *s, const inputs *x, int64_t first, int64_t rows, const uint8_t *w,
                           const uint16_t *scales, const uint8_t *table, float *sums) {
     const int64_t all = s->padded_in / s->group;
-    const int look = s->bits == 4 && rows > TILE; /* looked up once for all rows, not by each */
+    const int look = s->bits == 4 && rows > 2 * TILE; /* looked up once for all rows, not by each tile */
     const int64_t near = rows <= TILE ? all : CHUNK > s->group ? CHUNK / s->group : 1;
+    const int64_t tiles = (rows + TILE - 1) / TILE;
     uint8_t wide[look ? near * s->group * PANEL : 1];
     memset(sums, 0, rows * PANEL * sizeof(float));
     for (int64_t g = 0; g < all; g += near) {
         int64_t groups = g + near < all ? near : all - g;
         const uint8_t *part = w + g * s->group * PANEL * s->bits / 8;
         if (look) widen(part, groups * s->group, table, wide), part = wide;
-        for (int64_t m = 0; m < rows; m += TILE) {
-            int count = rows - m < TILE ? (int)(rows - m) : TILE;
+        for (int64_t i = 0; i < tiles; i++) {
+            int64_t m = rows * i / tiles;
+            int count = (int)(rows * (i + 1) / tiles - m);
             (s->bits == 4 && !look ? tiles_4 : tiles_8)(count, s, x, first + m, g, groups, part, scales, table,
                                                         sums + m * PANEL);
         }
