@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests.oracle import TINY, draw_model
+from tests.train.test_distributed import together
 
 import paligemma
 from paligemma.api import building
@@ -66,6 +67,23 @@ def test_as_few_layers_wait_as_must(monkeypatch):
 def test_shared_weights_are_plain(other):
     with pytest.raises(UsageError, match="was asked for with parallel=tensor"):
         paligemma.load(parallel="tensor", **other)
+
+
+def test_two_processes_say_what_one_says(said, tmp_path):
+    def share(rank):
+        model = paligemma.load(device="cpu", parallel="tensor")
+        assert model.model.config.text.num_kv_heads == 1
+        assert model.caption(SCENE).text == said
+
+    together(share, tmp_path)
+
+
+def test_quantised_files_cannot_be_shared(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(building, "chosen_methods", lambda opened, quantize: {"lm": "int4"})
+    with pytest.raises(UsageError, match="is quantised, which cannot be shared"):
+        paligemma.load(device="cpu", parallel="tensor")
 
 
 def test_sharing_needs_others(monkeypatch):

@@ -6,6 +6,7 @@ In: an opened checkpoint. Out: the model with the share of its decoder that belo
 ever made, their bytes are at most mapped. Not done here: how a model is split (`model.parallel`).
 """
 
+import atexit
 import os
 from datetime import timedelta
 
@@ -63,6 +64,7 @@ def mesh_of(device: torch.device) -> DeviceMesh:
                 f"the {os.environ.get('WORLD_SIZE')} processes did not meet ({str(error).splitlines()[0]}); start all "
                 "of them with one torchrun, and look whether one ended"
             ) from error
+        atexit.register(dist.destroy_process_group)
     return init_device_mesh(device.type, (dist.get_world_size(),))
 
 
