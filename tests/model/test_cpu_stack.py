@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paligemma.config import TextConfig
+from paligemma.config import Config, TextConfig, VisionConfig
+from paligemma.engine import Engine, Sampling
 from paligemma.linear.lora import Lora, LoraLinear
 from paligemma.linear.packed import PackedLinear
 from paligemma.linear.swap import matching, swap_linears
-from paligemma.model import cpu_kernels, cpu_stack, fused
+from paligemma.model import PaliGemmaModel, cpu_kernels, cpu_stack, fused
 from paligemma.model.fused import plain, stack_kernels
 from paligemma.model.gemma import LanguageModel
 from paligemma.model.layers import AttentionMask
@@ -171,3 +172,27 @@ def test_exchanged_weights_are_noticed():
     (after, _), (expected, _) = both_ways(model, [4], 1)
     assert off(after, expected) < 1e-3
     assert off(before, after) > 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_engine_answers_the_same_and_goes_this_way(dtype, monkeypatch):
+    vision = VisionConfig(image_size_px=28, patch_size_px=14, width=32, depth=1, mlp_dim=64, num_heads=2)
+    language_model = packed("int4", dtype, mlp_dim=320, head_dim=256, sliding_window=6)
+    model = PaliGemmaModel(Config(vision=vision, text=language_model.config)).to(dtype).eval()
+    model.language_model = language_model
+    prompts = [
+        SimpleNamespace(
+            tokens=torch.arange(2, 2 + n), mask_ar=torch.zeros(n, dtype=torch.int64), pixels=None, features=None
+        )
+        for n in (3, 9, 5)
+    ]
+    engine, sampling, calls, run = Engine(model, eos_id=1), Sampling(max_tokens=8), [], cpu_stack.run
+    monkeypatch.setattr(cpu_stack, "run", lambda *args: calls.append(args[1].shape[0]) or run(*args))
+    found = engine.generate(prompts, sampling)
+    assert max(calls) > 1
+    assert len(calls) >= 7
+    monkeypatch.setattr(cpu_stack, "ROWS", 0)
+    expected = engine.generate(prompts, sampling)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-6)
