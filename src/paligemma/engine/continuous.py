@@ -33,7 +33,7 @@ from paligemma.engine.scoring import require_numbers, score_chains
 # Tokens of padded prompts that run together: on a CPU more are no faster, and need memory.
 PREFILL_TOKENS = {"cpu": 2_048}
 # Of them, so many through all layers between two passes of those who decode: a few times what such a pass takes.
-PREFILL_BETWEEN = {"cpu": 128}
+PREFILL_BETWEEN = {"cpu": 64}
 ELSEWHERE = 16_384  # both
 # Prompts of different lengths run together where padding is little: a share of their tokens, or so few of its own.
 PADDING, LITTLE = 0.25, 64
