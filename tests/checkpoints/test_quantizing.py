@@ -130,9 +130,7 @@ def test_whose_weights_these_were(source, model, tmp_path):
 
 def test_what_is_refused(source, tmp_path):
     quantize(source, tmp_path / "q", method="int4")
-    with pytest.raises(
-        UsageError, match="as vision=int8,lm=int4,head=int4, expected original weights to quantise"
-    ):
+    with pytest.raises(UsageError, match="as vision=int8,lm=int4,head=int4, expected original weights to quantise"):
         quantize(tmp_path / "q", tmp_path / "again", method="int8")
     assert not (tmp_path / "again").exists()
     with pytest.raises(UsageError, match=r"already holds quantized\.safetensors"):
