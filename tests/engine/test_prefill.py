@@ -101,3 +101,17 @@ def test_pictures_are_seen_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     prompts = [draw_prompt(TINY[1], few + 1, 2), draw_prompt(TINY[1], 1, 2)]
     Prefill(pool.runner, pool.cache, prompts, pool.begin(prompts).rows).advance()
     assert sizes == [few, 2]
+
+
+@pytest.mark.parametrize("length", [7, 8, 9])
+def test_products_have_a_number_of_rows_that_the_processor_likes(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    seen = []
+    pool = Pool(Runner(MODELS[2]), 2, 17, NONE)
+    embed = pool.runner.model.embed
+    monkeypatch.setattr(
+        pool.runner.model, "embed", lambda tokens, *rest: seen.append(tokens.shape) or embed(tokens, *rest)
+    )
+    prompt = draw_prompt(TINY[2], 0, length, seed=1)
+    _, scores = pool.prefill([prompt])
+    assert seen == [(1, 8 if len(prompt.tokens) <= 8 else 16)]
+    assert torch.isfinite(scores).all()

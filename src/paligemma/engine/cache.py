@@ -60,7 +60,8 @@ class Filling:
         found = []
         for buffer, new in ((self.cache.keys[layer], k_RKTH), (self.cache.values[layer], v_RKTH)):
             stored = new.to(buffer.dtype)
-            buffer[self._index(buffer.device), :, : new.shape[2]] = stored
+            slots = min(new.shape[2], buffer.shape[2] - 1)  # what is more is padding
+            buffer[self._index(buffer.device), :, :slots] = stored[:, :, :slots]
             found.append(stored.to(new.dtype))
         return found[0], found[1]
 
