@@ -11,6 +11,7 @@ CPU cores two processes are faster than two threads: `torchrun --nproc-per-node 
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -43,6 +44,7 @@ OPTIM = OptimConfig(
     schedule="rsqrt", warmup=150, timescale=1500,
 )  # fmt: skip
 LOSS = LossConfig(per="token", location_spread=5.0, mask_token_weight=0.25, chunk=16_384)
+CODEC = "mask_codec.npz"
 LANGUAGES: Mapping[str, float] = {"en": 0.32, "de": 0.17, "fr": 0.17, "es": 0.17, "zh": 0.17}
 READ_MORE: Mapping[str, float] = {"objects": 0.45, "text": 0.28, "hand": 0.1, "chart": 0.09, "table": 0.08}
 
@@ -106,6 +108,8 @@ def run(
     def export(kind: str) -> None:
         if parallel.main:
             save(objective.model, out / kind, tokenizer_path=tokenizer_file, overwrite=True)
+            if (folder / CODEC).exists():
+                shutil.copyfile(folder / CODEC, out / kind / CODEC)
             save_file(objective.heads.state_dict(), out / "heads.safetensors")
 
     settings = TrainConfig(
@@ -169,7 +173,7 @@ def stream_of(stage: Step, folder: Path) -> SceneStream:
     config = nano(stage.image_size_px)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     processor = Processor(tokenizer, image_size_px=stage.image_size_px, num_image_tokens=config.vision.num_image_tokens)
-    codec = load_codec(folder / "mask_codec.npz") if stage.plan.questions else None
+    codec = load_codec(folder / CODEC) if stage.plan.questions else None
     return SceneStream(processor, stage.plan, codec, first_seed=list(STAGES).index(stage.name) * 10_000_000)
 
 
