@@ -152,12 +152,15 @@ def ours(case: dict[str, Any]) -> dict[str, Any]:
 def theirs(case: dict[str, Any]) -> dict[str, Any]:
     """The usual loop of transformers and PEFT."""
     import torch
+    from harness.theirs import hf_config
     from peft import LoraConfig, get_peft_model
     from transformers import PaliGemmaForConditionalGeneration
     from transformers.initialization import no_init_weights
 
     before, lora = resident(), case["method"] == "lora"
     theirs = hf_config(architecture(case["size"]))
+    # Only their eager attention knows the cap on scores; the image encoder has none.
+    theirs._attn_implementation = {"text_config": "eager", "vision_config": "sdpa"}
     torch.set_default_dtype(torch.bfloat16 if lora else torch.float32)
     with no_init_weights():
         model: Any = PaliGemmaForConditionalGeneration(theirs)
@@ -193,32 +196,6 @@ def theirs(case: dict[str, Any]) -> dict[str, Any]:
             del loss
             times.append((time.perf_counter() - began, time.process_time() - processor_s))
     return told(peak, before, sum(parameter.numel() for parameter in moving), losses, times)
-
-
-def hf_config(config: "Config") -> Any:
-    """The configuration of transformers for one of ours of the second generation."""
-    from transformers import Gemma2Config, PaliGemmaConfig, SiglipVisionConfig
-
-    vision, text = config.vision, config.text
-    text_config = Gemma2Config(
-        hidden_size=text.width, num_hidden_layers=text.depth, intermediate_size=text.mlp_dim,
-        num_attention_heads=text.num_heads, num_key_value_heads=text.num_kv_heads, head_dim=text.head_dim,
-        vocab_size=text.embedding_rows, hidden_activation="gelu_pytorch_tanh", sliding_window=text.sliding_window,
-        attn_logit_softcapping=text.attn_logit_softcap, final_logit_softcapping=text.final_logit_softcap,
-        query_pre_attn_scalar=int(text.query_scale_dim or text.head_dim),
-    )  # fmt: skip
-    vision_config = SiglipVisionConfig(
-        hidden_size=vision.width, num_hidden_layers=vision.depth, intermediate_size=vision.mlp_dim,
-        num_attention_heads=vision.num_heads, image_size=vision.image_size_px, patch_size=vision.patch_size_px,
-        vision_use_head=False,
-    )  # fmt: skip
-    found = PaliGemmaConfig(
-        vision_config=vision_config, text_config=text_config, image_token_index=text.vocab_size,
-        projection_dim=text.width,
-    )  # fmt: skip
-    # Only their eager attention knows the cap on scores; the image encoder has none.
-    found._attn_implementation = {"text_config": "eager", "vision_config": "sdpa"}
-    return found
 
 
 def told(

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from harness.theirs import hf_config
 from on_gpu.card import DEVICE, forget
 from on_gpu.kernels import can_run, random_codes
 from torch import nn
@@ -172,26 +173,10 @@ def code_matrices(model: PaliGemmaModel, methods: dict[str, str]) -> list[Packed
 
 
 def draw_theirs(config: Config) -> Any:
-    from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
+    from transformers import PaliGemmaForConditionalGeneration
 
-    vision, text = config.vision, config.text
-    theirs = PaliGemmaConfig(
-        vision_config=SiglipVisionConfig(
-            hidden_size=vision.width, num_hidden_layers=vision.depth, intermediate_size=vision.mlp_dim,
-            num_attention_heads=vision.num_heads, image_size=vision.image_size_px, patch_size=vision.patch_size_px,
-            vision_use_head=False,
-        ),
-        text_config=Gemma2Config(
-            hidden_size=text.width, num_hidden_layers=text.depth, intermediate_size=text.mlp_dim,
-            num_attention_heads=text.num_heads, num_key_value_heads=text.num_kv_heads, head_dim=text.head_dim,
-            vocab_size=text.embedding_rows, hidden_activation="gelu_pytorch_tanh", sliding_window=text.sliding_window,
-            attn_logit_softcapping=text.attn_logit_softcap, final_logit_softcapping=text.final_logit_softcap,
-            query_pre_attn_scalar=int(text.query_scale_dim or text.head_dim),
-        ),
-        image_token_index=text.vocab_size, projection_dim=text.width,
-    )  # fmt: skip
     with bfloat16_on_device():
-        model: Any = PaliGemmaForConditionalGeneration(theirs)
+        model: Any = PaliGemmaForConditionalGeneration(hf_config(config))
     model = model.to(DEVICE, torch.bfloat16).eval().requires_grad_(False)
     draw(model)
     return model

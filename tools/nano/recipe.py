@@ -11,7 +11,6 @@ CPU cores two processes are faster than two threads: `torchrun --nproc-per-node 
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -101,15 +100,14 @@ def run(
 ) -> None:  # fmt: skip
     """Goes through one stage, from where it stopped; `steps` and `pictures` of a step instead of the recipe's."""
     stage = STAGES[name] if not pictures else with_pictures(STAGES[name], pictures)
-    tokenizer_file, out = folder / "tokenizer.json", folder / name
+    tokenizer_file, codec_file, out = folder / "tokenizer.json", folder / CODEC, folder / name
     objective = objective_of(stage, folder)
     stream = stream_of(stage, folder)
 
     def export(kind: str) -> None:
         if parallel.main:
-            save(objective.model, out / kind, tokenizer_path=tokenizer_file, overwrite=True)
-            if (folder / CODEC).exists():
-                shutil.copyfile(folder / CODEC, out / kind / CODEC)
+            codec = codec_file if codec_file.exists() else None
+            save(objective.model, out / kind, tokenizer_path=tokenizer_file, codec_path=codec, overwrite=True)
             save_file(objective.heads.state_dict(), out / "heads.safetensors")
 
     settings = TrainConfig(

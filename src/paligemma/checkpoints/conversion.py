@@ -205,7 +205,7 @@ def quantize(
     mask codec and calibration go along.
 
     Args:
-        method: "int4", "nf4", "int8", or by part as "lm=int4,head=int8" or {"lm": "int4", "head": "int8"}.
+        method: "int4", "nf4", "int8", "fp8", or by part as "lm=int4,head=int8" or {"lm": "int4", "head": "int8"}.
         variant, revision, tokenizer: as for `convert`.
 
     Raises:

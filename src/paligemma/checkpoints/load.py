@@ -118,6 +118,14 @@ def build_model(opened: Opened, dtype: torch.dtype, device: "str | torch.device"
     return model
 
 
+def read_parameter(opened: Opened, name: str, dtype: torch.dtype, config: Config) -> torch.Tensor:
+    """A parameter as `config` has it, which may be at another resolution than the files: its positions resampled."""
+    tensor = opened.tensors.read(name, dtype)
+    if name == POSITIONS and len(tensor) != config.vision.num_image_tokens:
+        return resample_positions(tensor, config.vision.grid_size)
+    return tensor
+
+
 def at_resolution(model: PaliGemmaModel, image_size_px: int) -> PaliGemmaModel:
     """The same weights for pictures of another size; the position table is resampled as the reference does."""
     config = model.config.at_resolution(image_size_px)

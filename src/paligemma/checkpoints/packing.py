@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from paligemma.checkpoints.load import POSITIONS, Opened
+from paligemma.checkpoints.load import Opened, read_parameter
 from paligemma.checkpoints.pack_report import Packed, PackReport
 from paligemma.checkpoints.parts import method_of, methods_of, spelled
 from paligemma.checkpoints.quantized import QuantizedTensors, numbers_in_rows
@@ -18,7 +18,7 @@ from paligemma.checkpoints.quantizing import check_numbers, rows_at_once
 from paligemma.checkpoints.tensors import Shape, TensorSource, dtype_name, empty_model
 from paligemma.errors import ResourceError, UsageError
 from paligemma.linear.packed import PackedEmbedding, PackedLinear
-from paligemma.model import PaliGemmaModel, resample_positions
+from paligemma.model import PaliGemmaModel
 
 
 def chosen_methods(opened: Opened, quantize: "str | Mapping[str, str] | None") -> dict[str, str] | None:
@@ -63,9 +63,7 @@ def build_packed(
             owner, _, leaf = name.rpartition(".")
             method = method_of(name, shape, methods)
             if method is None:
-                tensor = opened.tensors.read(name, dtype)
-                if name == POSITIONS and len(tensor) != config.vision.num_image_tokens:
-                    tensor = resample_positions(tensor, config.vision.grid_size)
+                tensor = read_parameter(opened, name, dtype, config)
                 setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(device), requires_grad=False))
                 continue
             plain = model.get_submodule(owner)

@@ -16,10 +16,10 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from paligemma.checkpoints.load import POSITIONS, Opened
+from paligemma.checkpoints.load import Opened, read_parameter
 from paligemma.checkpoints.tensors import dtype_name, empty_model
 from paligemma.errors import ResourceError, UsageError
-from paligemma.model import PaliGemmaModel, resample_positions
+from paligemma.model import PaliGemmaModel
 from paligemma.model.parallel import place_share, split
 
 MODES = ("tensor",)
@@ -84,9 +84,7 @@ def build_share(
     model = split(empty_model(config), mesh)
     try:
         for name, parameter in list(model.named_parameters()):
-            tensor = opened.tensors.read(name, dtype)
-            if name == POSITIONS and len(tensor) != config.vision.num_image_tokens:
-                tensor = resample_positions(tensor, config.vision.grid_size)
+            tensor = read_parameter(opened, name, dtype, config)
             owner, _, leaf = name.rpartition(".")
             placed = place_share(parameter, tensor, device) if isinstance(parameter, DTensor) else tensor.to(device)
             setattr(model.get_submodule(owner), leaf, nn.Parameter(placed, requires_grad=False))

@@ -45,11 +45,11 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def add_and_norm(x: Tensor, change: Tensor, post: RMSNorm | None, after: RMSNorm | None) -> tuple[Tensor, Tensor]:
     """The residual stream after a change, which `post` norms first, and what `after` makes of it (or itself again)."""
+    first, second = (None if norm is None else (norm.weight, norm.eps) for norm in (post, after))
     if fast := kernels(x):
-        total, normed = fast.add_norm(x, change, post and (post.weight, post.eps), after and (after.weight, after.eps))
+        total, normed = fast.add_norm(x, change, first, second)
         return total, normed
-    first = None if post is None else (post.weight, post.eps)
-    return _add_and_norm(x, change, first, None if after is None else (after.weight, after.eps))
+    return _add_and_norm(x, change, first, second)
 
 
 @fusible

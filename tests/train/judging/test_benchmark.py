@@ -72,6 +72,18 @@ def test_what_was_not_asked_is_null(knows_all, nano):
     assert set(told["by_language"]["caption_exact"]) == {"de"}
 
 
+def test_masks_without_a_codec_are_not_measured_instead_of_wrong(knows_all, nano, monkeypatch):
+    monkeypatch.setattr(nano, "codec_path", None)
+    nano.__dict__.pop("mask_codec", None)
+    found = evaluate(nano, limit=5, kinds=["segment"], size_px=64)
+    monkeypatch.undo()
+    nano.__dict__.pop("mask_codec", None)
+    assert "miou" not in found.figures
+    (note,) = found.to_dict()["notes"]
+    assert note.startswith(f"miou is not measured: {found.questions} answers")
+    assert "miou is not measured" in (found.missed({"miou": 0.7}) or "")
+
+
 def test_marks(report):
     assert report.missed({"ap50": 1.0, "miou": 0.5}) is None
     sentence = evaluate_nothing(report).missed({"ap50": 0.75})

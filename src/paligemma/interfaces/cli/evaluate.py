@@ -96,6 +96,8 @@ def evaluate(
         console.say(_text(report))
         if others:
             console.say("\n" + console.table(head, rows, right=range(1, len(head))))
+        for note in report.notes:
+            console.note(note)
         if page is not None:
             console.note(f"wrote {page}")
     if missed is not None:

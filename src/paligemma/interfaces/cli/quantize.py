@@ -26,8 +26,8 @@ def quantize(
     Args:
         source: model to read: bundled name, directory, file, or hub name in the local cache.
         target: directory to write.
-        method: int4, nf4 or int8 for all matrices (the image tower in int8 under 4-bit methods), or by part, such as
-            lm=int4,head=int8; parts are vision, lm and head.
+        method: int4, nf4, int8, or fp8 for newer GPUs, for all matrices (the image tower in int8 under 4-bit methods),
+            or by part, such as lm=int4,head=int8; parts are vision, lm and head.
         overwrite: replace weights that are at the target already.
         variant: published name of the architecture, for files that do not tell it.
         revision: of a hub name; default main.

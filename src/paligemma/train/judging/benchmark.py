@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any
 
 from paligemma.api import PaliGemma, load
+from paligemma.checkpoints.hub import CODEC
 from paligemma.config import did_you_mean
 from paligemma.data.example import Source
 from paligemma.data.sources import open_source
@@ -36,6 +37,10 @@ SCENE_FIGURES = (
 FIGURES = tuple(dict.fromkeys((*METRICS.values(), OF_CLIPS, *OF_BOXES)))
 BY_CLASS = ("ap50", "miou")
 SHOWN = 2  # right answers of each metric that are kept for pictures, and as many wrong ones
+_NO_CODEC = (
+    "miou is not measured: {count} answers are codes of masks, and no mask codec lies beside {model} to decode them; "
+    "put mask_codec.npz there, or fetch Google's with `paligemma pull {codec}`"
+)
 
 OnExample = Callable[[int, int], None]
 
@@ -48,6 +53,7 @@ class Report:
         facts: what was asked of what: seed, number of scenes, version of the world, size of pictures.
         questions: how many. seconds: for all of them.
         shown: some right and some wrong answers of each metric.
+        notes: what was asked and could not be judged, a sentence each.
     """
 
     model: str
@@ -58,6 +64,7 @@ class Report:
     grades: tuple[Grade, ...] = field(repr=False)
     shown: tuple[tuple[Question, Answer], ...] = field(default=(), repr=False)
     decode: Decode | None = field(default=None, repr=False, compare=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def figures(self) -> dict[str, Figure]:
@@ -80,7 +87,7 @@ class Report:
             "by_language": {name: _rows(self.by("language", name)) for name in measured},
             "by_class": {name: _rows(self.by("label", name)) for name in BY_CLASS if name in found},
             "by_kind": {name: _rows(self.by("kind", name)) for name in measured},
-            "questions": self.questions, "seconds": round(self.seconds, 1),
+            "questions": self.questions, "seconds": round(self.seconds, 1), "notes": list(self.notes),
         }  # fmt: skip
 
     def missed(self, least: Mapping[str, float]) -> str | None:
@@ -162,24 +169,28 @@ def _report(
     on_example: OnExample | None,
 ) -> Report:  # fmt: skip
     decode = None if model.mask_codec is None else decoder(model.mask_codec)
-    began, count, begun = monotonic(), 0, set[str]()
+    began, count, begun, undecoded = monotonic(), 0, set[str](), 0
     grades: list[Grade] = []
     kept: dict[tuple[str, bool], list[tuple[Question, Answer]]] = defaultdict(list)
     for question, answer in answered(model, ahead(questions), batch_size=batch_size):
-        own = grade(question, answer, decode)
-        grades += own
         count += 1
-        few = kept[question.metric, is_right(own)]
-        if len(few) < SHOWN:
-            few.append((question, answer))
         if question.id not in begun:
             begun.add(question.id)
             if on_example is not None:
                 on_example(len(begun), total)
+        if question.task == "segment" and decode is None:
+            undecoded += 1
+            continue
+        own = grade(question, answer, decode)
+        grades += own
+        few = kept[question.metric, is_right(own)]
+        if len(few) < SHOWN:
+            few.append((question, answer))
     shown = [pair for metric in FIGURES for right in (True, False) for pair in kept[metric, right]]
+    notes = (_NO_CODEC.format(count=undecoded, model=model.name, codec=CODEC),) if undecoded else ()
     return Report(
         model=model.name, task=task, facts=facts, questions=count, seconds=monotonic() - began, grades=tuple(grades),
-        shown=tuple(shown), decode=decode,
+        shown=tuple(shown), decode=decode, notes=notes,
     )  # fmt: skip
 
 

@@ -91,9 +91,7 @@ def training(
     bf16 = config.precision == "bf16"
     frozen_bytes = weight_bytes if config.lora is not None and bf16 and not fsdp else FLOAT32
     weights = FLOAT32 * parts.trained + frozen_bytes * parts.frozen + parts.quantized_bytes
-    optimizer = round(parts.trained * _optimizer_bytes(config))
-    if config.optim.name == "muon" and config.lora is None:
-        optimizer -= FLOAT32 * (parts.trained - parts.outside)
+    optimizer = _optimizer_bytes(config, parts)
     average = FLOAT32 * parts.trained if config.optim.ema else 0
     gradients = FLOAT32 * parts.trained
     gathered = 0
@@ -133,10 +131,12 @@ def _phases(
     yield held.vision + max(gradients, earlier) + FLOAT32 * embedding
 
 
-def _optimizer_bytes(config: TrainConfig) -> float:
-    if config.optim.name == "sgd" and config.optim.momentum:
-        return MOMENTUM_BYTES
-    return OPTIMIZER_BYTES[config.optim.name]
+def _optimizer_bytes(config: TrainConfig, parts: Inventory) -> int:
+    name = config.optim.name
+    if name == "sgd" and config.optim.momentum:
+        return round(MOMENTUM_BYTES * parts.trained)
+    matrices = parts.trained - parts.outside if name == "muon" and config.lora is None else 0
+    return round(OPTIMIZER_BYTES[name] * parts.trained - MOMENTUM_BYTES * matrices)
 
 
 def _largest_block(architecture: Config) -> int:
