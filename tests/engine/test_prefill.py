@@ -48,8 +48,7 @@ def test_a_prefill_stops_between_pictures_and_between_layers() -> None:
     times = 1
     while prefill.advance(0.001) is None:
         times += 1
-    layers = TINY[1].text.depth + 1  # and what follows them
-    assert times == 1 + layers + 1  # four pictures at a time
+    assert times == 1 + TINY[1].text.depth + 1  # four pictures at a time; layers; their end
 
 
 def test_more_work_is_done_where_more_is_allowed() -> None:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from paligemma.config import Config, TextConfig, VisionConfig
 from paligemma.engine import Engine, Sampling, generate_slowly
 from paligemma.model import PaliGemmaModel, cpu_kernels
-from paligemma.model.fused import matvec_kernels, plain, row_kernels, vocabulary_kernels
-from paligemma.native import library
+from paligemma.model.fused import linear_kernels, plain, product_kernels, vocabulary_kernels
+from paligemma.native import library, takes_many
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler")
 WIDTH, OUT = 512, 600
@@ -25,32 +25,35 @@ def numbers(*shape, seed=0, dtype=torch.float32):
 @torch.inference_mode()
 def test_products(dtype, rows):
     x, weights = numbers(rows, 1, WIDTH, dtype=dtype), [numbers(OUT, WIDTH, seed=i, dtype=dtype) for i in (1, 2, 3)]
-    assert row_kernels(x, *weights) is cpu_kernels
+    assert product_kernels(x, *weights) is cpu_kernels
     tolerance = {"rtol": 2e-2, "atol": 0.2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
     expected = torch.cat([F.linear(x, weight) for weight in weights], dim=-1)
-    torch.testing.assert_close(cpu_kernels.matvec(x, *weights), expected, **tolerance)
+    torch.testing.assert_close(torch.cat(list(cpu_kernels.products(x, *weights)), dim=-1), expected, **tolerance)
     gated = F.gelu(F.linear(x, weights[0]), approximate="tanh") * F.linear(x, weights[1])
-    found = cpu_kernels.gated_matvec(x, *weights[:2])
+    found = cpu_kernels.gated(x, *weights[:2])
     assert found.dtype == dtype
     assert float((found - gated).float().norm() / gated.float().norm()) < 0.01
 
 
 def test_where_they_do_not_apply(monkeypatch):
     x, weight, layer = numbers(1, WIDTH), numbers(OUT, WIDTH), torch.nn.Linear(WIDTH, OUT, bias=False)
-    assert row_kernels(x, weight) is None  # gradients are on
+    assert product_kernels(x, weight) is None  # gradients are on
     with torch.inference_mode():
-        assert row_kernels(x, weight) is cpu_kernels
-        assert matvec_kernels(x, layer) is cpu_kernels
-        assert matvec_kernels(x, torch.nn.Linear(WIDTH, OUT)) is None  # has a bias
-        assert row_kernels(numbers(5, WIDTH), weight) is None
-        assert row_kernels(x, weight, weight[:8]) is None  # too small
-        assert row_kernels(x.half(), weight.half()) is None
-        assert row_kernels(x, weight.bfloat16()) is None
-        assert row_kernels(numbers(1, OUT), weight.T) is None
+        assert product_kernels(x, weight) is cpu_kernels
+        assert linear_kernels(x, layer) is cpu_kernels
+        assert linear_kernels(x, torch.nn.Linear(WIDTH, OUT)) is cpu_kernels  # and a bias
+        assert linear_kernels(x, torch.nn.Sequential(layer)) is None
+        assert product_kernels(numbers(5, WIDTH), weight) is None  # float32
+        half = numbers(5, WIDTH).bfloat16(), weight.bfloat16()
+        assert (product_kernels(*half) is cpu_kernels) == takes_many(WIDTH, OUT)
+        assert product_kernels(x, weight, weight[:8]) is None  # too small
+        assert product_kernels(x.half(), weight.half()) is None
+        assert product_kernels(x, weight.bfloat16()) is None
+        assert product_kernels(numbers(1, OUT), weight.T) is None
         with plain():
-            assert row_kernels(x, weight) is None
+            assert product_kernels(x, weight) is None
         monkeypatch.setattr(cpu_kernels, "library", lambda: None)
-        assert row_kernels(x, weight) is None
+        assert product_kernels(x, weight) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

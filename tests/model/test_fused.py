@@ -7,7 +7,7 @@ from torch import nn
 
 from paligemma.errors import UnavailableError
 from paligemma.model import fused
-from paligemma.model.fused import compiled, fusible, kernels, matvec_kernels, plain
+from paligemma.model.fused import compiled, fusible, kernels, linear_kernels, plain
 
 FOUND = SimpleNamespace(name="the kernels")
 
@@ -39,11 +39,11 @@ def test_kernels_take_half_numbers_on_cuda_without_gradients_only() -> None:
 def test_one_row_and_plain_matrices_go_to_the_kernel_of_rows() -> None:
     half = nn.Linear(3, 4, bias=False, dtype=torch.bfloat16)
     with torch.inference_mode():
-        assert matvec_kernels(tensor(1, 1, 3), half, half) is FOUND
-        assert matvec_kernels(tensor(2, 1, 3), half) is None
-        assert matvec_kernels(tensor(1, 3), half, nn.Linear(3, 4, dtype=torch.bfloat16)) is None, "a bias"
-        assert matvec_kernels(tensor(1, 3), nn.Linear(3, 4, bias=False)) is None, "another type"
-        assert matvec_kernels(tensor(1, 3), nn.Sequential(half)) is None, "another layer"
+        assert linear_kernels(tensor(1, 1, 3), half, half) is FOUND
+        assert linear_kernels(tensor(2, 1, 3), half) is None
+        assert linear_kernels(tensor(1, 3), half, nn.Linear(3, 4, dtype=torch.bfloat16)) is None, "a bias"
+        assert linear_kernels(tensor(1, 3), nn.Linear(3, 4, bias=False)) is None, "another type"
+        assert linear_kernels(tensor(1, 3), nn.Sequential(half)) is None, "another layer"
 
 
 def test_without_triton_everything_goes_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:

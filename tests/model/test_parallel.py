@@ -7,7 +7,7 @@ import torch
 from tests.oracle import TINY, draw_model
 
 from paligemma.errors import UsageError
-from paligemma.model.fused import matvec_kernels
+from paligemma.model.fused import linear_kernels
 from paligemma.model.parallel import SUMMED, layer_plan, share_of
 
 TEXT = replace(TINY[2].text, num_heads=8, num_kv_heads=4, mlp_dim=48, vocab_size=40, padding_rows=8)
@@ -38,11 +38,11 @@ def test_what_cannot_be_shared_is_said(changed, said):
 
 def test_kernels_do_not_pass_over_what_happens_around_a_layer(monkeypatch):
     """An exchange between processes is a hook."""
-    monkeypatch.setattr("paligemma.model.fused.row_kernels", lambda x, *weights: "kernels")
+    monkeypatch.setattr("paligemma.model.fused.product_kernels", lambda x, *weights: "kernels")
     layer, x = torch.nn.Linear(4, 4, bias=False), torch.ones(1, 4)
-    assert matvec_kernels(x, layer) == "kernels"
+    assert linear_kernels(x, layer) == "kernels"
     handle = layer.register_forward_hook(lambda module, given, output: output)
-    assert matvec_kernels(x, layer) is None
+    assert linear_kernels(x, layer) is None
     handle.remove()
     layer.register_forward_pre_hook(lambda module, given: None)
-    assert matvec_kernels(x, layer) is None
+    assert linear_kernels(x, layer) is None

@@ -1,7 +1,11 @@
 """The steps between a decoder layer's matrices, in each branch, against plain PyTorch."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +76,12 @@ def test_gates(found, rows, count, size, dtype):
     torch.testing.assert_close(decoder.geglu(found, gate, up), layers.geglu(gate, up), **CLOSE[dtype])
 
 
+def has_tiles(found):
+    """Whether this branch multiplies bfloat16 by itself."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return found.branch == "avx512vnni" and "avx512_bf16" in flags and "amx_bf16" not in flags
+
+
 def marks(batch, length, keys, seed):
     """Steps, positions and padding as the engine has them: views of longer rows, the queries' keys last."""
     generator = torch.Generator().manual_seed(seed)
@@ -97,10 +107,49 @@ def test_attention(found, batch, groups, kv, length, more, head_dim, dtype, soft
     k, v = (numbers(batch, kv, keys + 3, head_dim, seed=seed + i, dtype=dtype)[:, :, :keys] for i in (1, 2))
     options = {"scale": head_dim**-0.5, "softcap": softcap, "window": window}
     expected = layers.attend(q.float(), k.float(), v.float(), mask=mask, **options)
-    y = decoder.attend(found, q, k, v, **options, **vars(mask))
+    y = decoder.attend(found, q, k, v, **options, marks=tuple(vars(mask).values()))
     assert y.dtype == dtype
     assert y.shape == q.shape
     torch.testing.assert_close(y.float(), expected, **CLOSE[dtype])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 2), groups=st.integers(1, 3), kv=st.integers(1, 2), length=st.integers(1, 70),
+    more=st.integers(0, 90), head_dim=st.sampled_from([8, 32, 72, 256]), softcap=st.sampled_from([None, 50.0]),
+    window=st.sampled_from([None, 7]), masked=st.booleans(), turned=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_attention_of_many_queries(
+    found, batch, groups, kv, length, more, head_dim, softcap, window, masked, turned, seed
+):
+    keys, mask = length + more, marks(batch, length, length + more, seed) if masked else None
+    shape = (batch, length, groups * kv, head_dim) if turned else (batch, groups * kv, length, head_dim)
+    q = numbers(*shape, seed=seed, dtype=torch.bfloat16)
+    q = q.transpose(1, 2) if turned else q
+    k, v = (numbers(batch, kv, keys + 3, head_dim, seed=seed + i, dtype=q.dtype)[:, :, :keys] for i in (1, 2))
+    options = {"scale": head_dim**-0.5, "softcap": softcap, "window": window}
+    y = decoder.attend_many(found, q, k, v, **options, marks=tuple(vars(mask).values()) if mask else ())
+    if y is None:
+        assert not has_tiles(found)
+        return
+    expected = layers.attend(q.float(), k.float(), v.float(), mask=mask, **options)
+    assert (y.shape, y.dtype) == (q.shape, q.dtype)
+    torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=2e-2)
+    if masked:  # a query's bits are its own, and so are those before more keys that it cannot see
+        wider = [F.pad(part, (0, 0, 0, 5)) for part in (k, v)]
+        hidden = {name: F.pad(getattr(mask, name), (0, 5)) for name in ("key_step", "key_position", "key_valid")}
+        alone = replace(mask, **hidden, query_step=mask.query_step[:, -1:], query_position=mask.query_position[:, -1:])
+        last = decoder.attend_many(found, q[:, :, -1:], *wider, **options, marks=tuple(vars(alone).values()))
+        assert torch.equal(last, y[:, :, -1:])
+
+
+def test_what_is_no_number_stays_visible_among_many(found):
+    q, k, v = (numbers(1, 2, 60, 32, seed=i, dtype=torch.bfloat16) for i in range(3))
+    k[0, 1, 7, 3] = float("nan")
+    y = decoder.attend_many(found, q, k, v, scale=1.0, softcap=50.0)
+    if y is not None:
+        assert y[0, 1].isnan().all()
+        assert y[0, 0].isfinite().all()
 
 
 def test_scores_far_apart_and_many_keys(found):
@@ -108,7 +157,7 @@ def test_scores_far_apart_and_many_keys(found):
     q, k, v = numbers(1, 2, 1, 64) * 40, numbers(1, 1, 4100, 64, seed=1) * 40, numbers(1, 1, 4100, 64, seed=2)
     for softcap in (None, 50.0):
         options = {"scale": 1.0, "softcap": softcap, "window": None}
-        y = decoder.attend(found, q, k, v, **options, **vars(mask))
+        y = decoder.attend(found, q, k, v, **options, marks=tuple(vars(mask).values()))
         torch.testing.assert_close(y, layers.attend(q, k, v, mask=mask, **options), rtol=1e-3, atol=1e-3)
 
 
@@ -116,7 +165,7 @@ def test_a_query_that_sees_nothing_gives_the_mean(found):
     mask = marks(1, 1, 9, 0)
     mask.key_valid[:] = False
     q, k, v = numbers(1, 1, 1, 16), numbers(1, 1, 9, 16, seed=1), numbers(1, 1, 9, 16, seed=2)
-    y = decoder.attend(found, q, k, v, scale=1.0, softcap=None, window=None, **vars(mask))
+    y = decoder.attend(found, q, k, v, scale=1.0, softcap=None, window=None, marks=tuple(vars(mask).values()))
     torch.testing.assert_close(y[0, 0, 0], v[0, 0].mean(0))
 
 
@@ -127,7 +176,7 @@ def test_what_is_no_number_stays_visible(found):
     q, k, v = numbers(1, 1, 1, 64), numbers(1, 1, 9, 64, seed=1), numbers(1, 1, 9, 64, seed=2)
     k[0, 0, 3, 5] = float("nan")
     for softcap in (None, 50.0):
-        y = decoder.attend(found, q, k, v, scale=1.0, softcap=softcap, window=None, **vars(mask))
+        y = decoder.attend(found, q, k, v, scale=1.0, softcap=softcap, window=None, marks=tuple(vars(mask).values()))
         assert y.isnan().all()
     x = numbers(2, 64)
     x[0, 3] = float("inf")

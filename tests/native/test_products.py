@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from paligemma.linear.packed import METHODS, PackedLinear
 from paligemma.native import build as building
-from paligemma.native import coded_product, pack, plain_product, products
+from paligemma.native import coded_product, many_product, pack, plain_product, products, takes_many
 
 CODED = [name for name, method in METHODS.items() if method.floats is None]  # those with kernels here
 BRANCHES = {"best": (), "avx2": ("-DNO_AVX512",), "portable": ("-DNO_AVX512", "-DNO_AVX2")}
@@ -76,6 +76,46 @@ def test_plain_weights_wider_than_the_first_cache(branch, width):
     for out in (3, 4, 9):
         x, w = numbers(2, width), numbers(out, width, seed=1)
         assert off(plain_product(x, w), x.double() @ w.double().T) < 1e-6
+
+
+@several()
+@given(
+    rows=st.integers(1, 320), pairs=st.integers(1, 600), eights=st.integers(1, 12), bias=st.booleans(),
+    step=st.sampled_from(["none", "gelu", "gated"]), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_many_rows(libraries, rows, pairs, eights, bias, step, seed):
+    width, out, half = 2 * pairs, 8 * eights, torch.bfloat16
+    x, w = numbers(rows, width, seed=seed, dtype=half), numbers(out, width, seed=seed + 1, dtype=half)
+    b = numbers(out, seed=seed + 2, dtype=half) if bias and step != "gated" else None
+    up = numbers(out, width, seed=seed + 3, dtype=half) if step == "gated" else None
+    exact = F.linear(x.float(), w.float(), None if b is None else b.float())
+    exact = exact if step == "none" else F.gelu(exact, approximate="tanh")
+    exact = exact * F.linear(x.float(), up.float()) if up is not None else exact
+    for library in libraries.values():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(products, "library", lambda one=library: one)
+            y = many_product(x, w, b, up=up, gelu=step == "gelu")
+            assert (y is not None) == takes_many(width, out)
+            if y is not None:
+                assert y.dtype == half
+                assert off(y, exact) < 6e-3
+                alone = many_product(x[-1:], w, b, up=up, gelu=step == "gelu")
+                assert torch.equal(alone[0], y[-1]), "a row's bits are its own"
+
+
+def test_many_rows_where_they_do_not_apply(branch):
+    x, w = numbers(20, 64, dtype=torch.bfloat16), numbers(16, 64, seed=1, dtype=torch.bfloat16)
+    assert many_product(x.float(), w.float()) is None
+    assert many_product(x, w[:15]) is None  # outputs come in eights
+    assert many_product(x[:, :63].contiguous(), w[:, :63].contiguous()) is None  # inputs in pairs
+    assert many_product(x, w[:, ::2]) is None
+    assert many_product(x, w, numbers(16)) is None
+    with torch.inference_mode():
+        x[3, 5] = float("nan")
+    found = many_product(x, w)
+    if found is not None:
+        assert found[3].isnan().all()
+        assert found[:3].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -51,7 +51,8 @@ class Prefill:
         tokens, mask_ar, valid = self._padded()
         x = model.embed(tokens, runner.features(self.prompts, seen))
         mask = AttentionMask.prefix_lm(mask_ar, valid)
-        layers = model.language_model.in_steps(x, mask.query_position, mask, Filling(self.cache, self.rows))
+        last = torch.tensor([row.length - 1 for row in self.rows], device=runner.device)
+        layers = model.language_model.in_steps(x, mask.query_position, mask, Filling(self.cache, self.rows), last)
         while True:
             with runner.threads(tokens.numel()):
                 hidden = next(layers, None)
@@ -59,9 +60,7 @@ class Prefill:
                 break
             x = hidden
             yield tokens.numel() / model.config.text.depth
-        last = torch.tensor([row.length - 1 for row in self.rows], device=runner.device)
-        ends = x[torch.arange(len(self.rows), device=runner.device), last]
-        self.scores = runner.scores(ends, softcap=not runner.big_vision_softcap)
+        self.scores = runner.scores(x[:, 0], softcap=not runner.big_vision_softcap)
 
     def _pictures(self) -> Sequence[Tensor]:
         """What is still to be seen, float32[n, 3, S, S], a few at a time."""

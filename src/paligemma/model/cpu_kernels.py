@@ -1,40 +1,52 @@
-"""What a layer does for few rows on a CPU, by the C kernels of `native`; named as in `triton_kernels.py`.
+"""What a layer does on a CPU, by the C kernels of `native`; named as in `triton_kernels.py`.
 
 In: float32 or bfloat16 without gradients. Out: the same type; sums are made in float32. PyTorch's own product of one
-row reads bfloat16 at a third of the memory's pace on processors with oneDNN. Not done here: many rows, packed weights.
+row reads bfloat16 at a third of the memory's pace on processors with oneDNN. Not done here: packed weights.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from paligemma.native import Library, decoder, library, plain_product
+from paligemma.native import Library, decoder, library, many_product, plain_product, takes_many
 from paligemma.native.products import FLOATS, PLAIN_ROWS
 
 LARGE = 2**18  # numbers of a matrix; smaller ones are not worth a compiler's seconds
 WIDE = 256  # numbers of a row; narrower models are fast anyway
 VOCABULARY = 2**14  # scores of a row; of fewer PyTorch makes as short work
-FEW = 2**16  # numbers in all: more are left to PyTorch's kernels, whose threads then pay
+FEW = 2**16  # numbers of queries that are taken one by one
+MARKS = ("query_step", "query_position", "key_step", "key_position", "key_valid")  # of a mask
 
 
-def take(x: Tensor, most: int = FEW) -> bool:
-    """Whether the steps between matrices may be called with this: few rows, as wide as those of a real model."""
-    if torch.is_grad_enabled() or x.dtype not in FLOATS or not WIDE <= x.numel() <= most or x.shape[-1] < WIDE:
+def take(x: Tensor) -> bool:
+    """Whether the steps between matrices may be called with this: rows as wide as those of a real model."""
+    return x.numel() >= WIDE <= x.shape[-1] and x.dtype in FLOATS and _possible(x)
+
+
+def take_queries(q_BNTH: Tensor, masked: bool) -> bool:
+    """Whether `attend` may be called with these: few under a mask, or many where the processor multiplies bfloat16."""
+    if q_BNTH.numel() <= FEW:
+        return masked and take(q_BNTH)
+    return q_BNTH.dtype == torch.bfloat16 and _possible(q_BNTH) and takes_many(2, q_BNTH.shape[-1])
+
+
+def _possible(x: Tensor) -> bool:
+    if torch.is_grad_enabled() or x.device.type != "cpu":
         return False
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-        return False
-    return library() is not None
+    return not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling() and library() is not None
 
 
 def take_scores(x: Tensor) -> bool:
     """Whether `softcap` may be called with this."""
-    return x.shape[-1] >= VOCABULARY and take(x, x.numel())
+    return x.shape[-1] >= VOCABULARY and take(x)
 
 
-def take_rows(x: Tensor, *weights: Tensor) -> bool:
-    """Whether `matvec` may be called with these."""
-    if x.numel() > PLAIN_ROWS * x.shape[-1]:
+def take_products(x: Tensor, *weights: Tensor) -> bool:
+    """Whether `product`, `products` and `gated` may be called with these."""
+    many = x.numel() > PLAIN_ROWS * x.shape[-1]
+    if many and not (x.dtype == torch.bfloat16 and all(takes_many(w.shape[1], w.shape[0]) for w in weights)):
         return False
     fit = all(weight.dtype == x.dtype and weight.is_contiguous() and weight.numel() >= LARGE for weight in weights)
     return fit and take(x)
@@ -66,9 +78,14 @@ def softcap(scores: Tensor, cap: float) -> Tensor:
     return decoder.softcap(_library(), scores, cap)
 
 
-def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, **mask: Any) -> Tensor:
-    """Attention of few queries under an `AttentionMask`; [B, N, T, H], in memory T before N."""
-    return decoder.attend(_library(), q_BNTH, k_BKSH, v_BKSH, **mask)
+def attend(
+    q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, *,
+    scale: float, softcap: float | None, window: int | None = None, **mask: Tensor,
+) -> Tensor:  # fmt: skip
+    """Attention under the parts of an `AttentionMask`, or without one; [B, N, T, H], in memory T before N."""
+    attend = decoder.attend if q_BNTH.numel() <= FEW else decoder.attend_many
+    marks = tuple(mask[name] for name in MARKS if mask)
+    return _there(attend(_library(), q_BNTH, k_BKSH, v_BKSH, scale=scale, softcap=softcap, window=window, marks=marks))
 
 
 def _library() -> Library:
@@ -77,18 +94,26 @@ def _library() -> Library:
     return found
 
 
-def matvec(x: Tensor, *weights: Tensor) -> Tensor:
-    """Up to four rows [..., D] times matrices [O, D]; their outputs beside each other, [..., sum of O]."""
-    products = [_product(x, weight) for weight in weights]
-    return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """Rows [..., D] times a matrix [O, D], plus a bias [O]; perhaps the tanh form of GELU of that."""
+    if x.numel() > PLAIN_ROWS * x.shape[-1]:
+        return _there(many_product(x, weight, bias, gelu=gelu))
+    few = _there(plain_product(x, weight, bias))
+    return F.gelu(few, approximate="tanh") if gelu else few
 
 
-def gated_matvec(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+def products(x: Tensor, *weights: Tensor) -> Sequence[Tensor]:
+    """Rows times several matrices."""
+    return [product(x, weight) for weight in weights]
+
+
+def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     """gelu(gate x) * (up x) for rows [..., D] and matrices [O, D]."""
-    return geglu(_product(x, gate), _product(x, up))
+    if x.numel() > PLAIN_ROWS * x.shape[-1]:
+        return _there(many_product(x, gate, up=up))
+    return geglu(product(x, gate), product(x, up))
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    product = plain_product(x, weight)
-    assert product is not None, "`take` said yes"
-    return product
+def _there(found: Tensor | None) -> Tensor:
+    assert found is not None, "`take_products` said yes"
+    return found

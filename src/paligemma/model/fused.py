@@ -1,7 +1,7 @@
 """Whether `triton_kernels.py` or `cpu_kernels.py` take a piece of work; each caller has plain PyTorch beside it.
 
 In: the tensors at hand. Out: the module with the kernels, or None. Triton's take 16-bit numbers on CUDA; those of the
-CPU a few rows times large matrices; none takes gradients. Everything else, and everything where Triton or a compiler is
+CPU rows times large matrices; none takes gradients. Everything else, and everything where Triton or a compiler is
 missing or PALIGEMMA_NATIVE is 0, goes the plain way. Of that, `fusible` functions can be compiled by torch; training
 asks for it, since a chain of element-wise steps then reads and writes its tensors once, forward and backward.
 """
@@ -90,6 +90,13 @@ def kernels(x: Tensor) -> ModuleType | None:
     return _installed()
 
 
+def attention_kernels(q: Tensor, masked: bool) -> ModuleType | None:
+    """The kernels, if they attend for these queries."""
+    if q.is_cuda:
+        return kernels(q) if masked else None
+    return cpu_kernels if _wanted and cpu_kernels.take_queries(q, masked) else None
+
+
 def vocabulary_kernels(scores: Tensor) -> ModuleType | None:
     """The kernels, if they cap scores of a whole vocabulary."""
     return cpu_kernels if _wanted and not scores.is_cuda and cpu_kernels.take_scores(scores) else None
@@ -100,11 +107,17 @@ def stack_kernels(model: nn.Module, x: Tensor, cache: object) -> ModuleType | No
     return cpu_stack if _wanted and not x.is_cuda and cpu_stack.take(model, x, cache) else None
 
 
-def matvec_kernels(x: Tensor, *linears: nn.Module) -> ModuleType | None:
-    """The kernels, if `x` is one row (or few, on a CPU) and these layers are plain matrices of its type."""
-    if not all(type(one) is nn.Linear and one.bias is None and not is_watched(one) for one in linears):
+def linear_kernels(x: Tensor, *linears: nn.Module) -> ModuleType | None:
+    """The kernels, if these layers are plain matrices of its type and `x` has as many rows as they take.
+
+    That is one row on CUDA, where biases are not taken either; on a CPU few, or any number where the processor
+    multiplies bfloat16.
+    """
+    if not all(
+        type(one) is nn.Linear and not (one.bias is not None and x.is_cuda) and not is_watched(one) for one in linears
+    ):
         return None
-    return row_kernels(x, *(one.weight for one in linears if isinstance(one, nn.Linear)))
+    return product_kernels(x, *(one.weight for one in linears if isinstance(one, nn.Linear)))
 
 
 def is_watched(module: nn.Module) -> bool:
@@ -112,10 +125,10 @@ def is_watched(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def row_kernels(x: Tensor, *weights: Tensor) -> ModuleType | None:
+def product_kernels(x: Tensor, *weights: Tensor) -> ModuleType | None:
     """The same for matrices [O, D] themselves."""
     if not x.is_cuda:
-        return cpu_kernels if _wanted and cpu_kernels.take_rows(x, *weights) else None
+        return cpu_kernels if _wanted and cpu_kernels.take_products(x, *weights) else None
     alike = x.numel() == x.shape[-1] and all(weight.dtype == x.dtype for weight in weights)
     return kernels(x) if alike else None
 

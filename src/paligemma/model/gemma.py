@@ -13,8 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import TextConfig
-from paligemma.model.fused import kernels, matvec_kernels, row_kernels, stack_kernels, vocabulary_kernels
-from paligemma.model.layers import AttentionMask, RMSNorm, add_and_norm, attend, geglu, rotary_angles, rotate
+from paligemma.model.fused import kernels, linear_kernels, product_kernels, stack_kernels, vocabulary_kernels
+from paligemma.model.layers import (
+    AttentionMask,
+    RMSNorm,
+    add_and_norm,
+    at,
+    attend,
+    geglu,
+    project,
+    rotary_angles,
+    rotate,
+)
 
 
 class Cache(Protocol):
@@ -23,13 +33,6 @@ class Cache(Protocol):
     def update(self, layer: int, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
         """Stores this call's keys (after rotation) and values; returns all of the layer's, [B, K, S, H]."""
         ...
-
-
-def project(layer: nn.Module, x: Tensor) -> Tensor:
-    """A linear layer's outputs, for one row by a kernel that reads the weights as fast as they come."""
-    fast = matvec_kernels(x, layer)
-    projected: Tensor = fast.matvec(x, layer.weight) if fast else layer(x)
-    return projected
 
 
 class Attention(nn.Module):
@@ -42,10 +45,20 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, kv_width, bias=False)  # attn/kv_einsum/w[:, 1]
         self.o_proj = nn.Linear(q_width, config.width, bias=False)  # attn/attn_vec_einsum/w
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: AttentionMask, cache: Cache | None) -> Tensor:
-        config = self.config
-        q, k, v = (part.unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for part in self._projected(x))
-        q, k = rotate(q, angles), rotate(k, angles)
+    def forward(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: AttentionMask, cache: Cache | None,
+        place: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """[B, T, D]; or [B, 1, D] of the query at `place`, int64[B], alone, while all keys and values are kept."""
+        config, of_q = self.config, angles
+        if place is None:
+            projected = self._projected(x)
+        else:
+            projected = project(self.q_proj, at(x, place)), project(self.k_proj, x), project(self.v_proj, x)
+            of_q = at(angles[0][:, 0], place)[:, None], at(angles[1][:, 0], place)[:, None]
+            mask = mask.of_queries(place)
+        q, k, v = (part.unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for part in projected)
+        q, k = rotate(q, of_q), rotate(k, angles)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
         attended = attend(
@@ -56,9 +69,9 @@ class Attention(nn.Module):
 
     def _projected(self, x: Tensor) -> Sequence[Tensor]:
         layers = (self.q_proj, self.k_proj, self.v_proj)
-        if fast := matvec_kernels(x, *layers):
-            joined: Tensor = fast.matvec(x, *(layer.weight for layer in layers))
-            return joined.split([len(layer.weight) for layer in layers], dim=-1)
+        if fast := linear_kernels(x, *layers):
+            projected: Sequence[Tensor] = fast.products(x, *(layer.weight for layer in layers))
+            return projected
         return [layer(x) for layer in layers]
 
 
@@ -75,8 +88,8 @@ class MLP(nn.Module):
         return project(self.down_proj, self._gated(x))
 
     def _gated(self, x: Tensor) -> Tensor:
-        if fast := matvec_kernels(x, self.gate_proj, self.up_proj):
-            gated: Tensor = fast.gated_matvec(x, self.gate_proj.weight, self.up_proj.weight)
+        if fast := linear_kernels(x, self.gate_proj, self.up_proj):
+            gated: Tensor = fast.gated(x, self.gate_proj.weight, self.up_proj.weight)
             return gated
         gate, up = self.gate_proj(x), self.up_proj(x)
         if fast := kernels(gate):
@@ -99,8 +112,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.post_ffw_norm = norm() if config.post_norms else None
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], mask: AttentionMask, cache: Cache | None) -> Tensor:
-        attended = self.self_attn(self.pre_attention_norm(x), angles, mask, cache)
+    def forward(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: AttentionMask, cache: Cache | None,
+        place: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """[B, T, D]; or of the token at `place`, int64[B], alone: [B, 1, D]."""
+        attended = self.self_attn(self.pre_attention_norm(x), angles, mask, cache, place)
+        x = x if place is None else at(x, place)
         x, normed = add_and_norm(x, attended, self.post_attention_norm, self.pre_ffw_norm)
         return add_and_norm(x, self.mlp(normed), self.post_ffw_norm, None)[0]
 
@@ -129,14 +147,18 @@ class LanguageModel(nn.Module):
         return self.norm(x)
 
     def in_steps(
-        self, x: Tensor, position: Tensor, mask: AttentionMask, cache: Cache | None = None
+        self, x: Tensor, position: Tensor, mask: AttentionMask, cache: Cache | None, last: Tensor
     ) -> Iterator[Tensor]:
-        """`forward` with a pause after each layer: what went through it, and at last the hidden states."""
+        """`forward` for a prompt with a pause after each layer: what went through it, and at last hidden states.
+
+        Those are [B, 1, D] of the tokens at `last`, int64[B]; nothing follows from the others' but keys and values, so
+        the last layer leaves them out.
+        """
         angles = rotary_angles(position, self.config.head_dim, self.config.rope_theta)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x, angles, mask, cache)
             yield x
-        yield self.norm(x)
+        yield self.norm(self.layers[-1](x, angles, mask, cache, last))
 
     def logits(self, hidden: Tensor, *, softcap: bool = True, rows: slice | None = None) -> Tensor:
         """Scores over the embedding rows, soft-capped where the architecture says so, in the type of `hidden`.
@@ -159,6 +181,6 @@ class LanguageModel(nn.Module):
             packed: Tensor = table.scores(hidden, rows)
             return packed
         weight = table.weight if rows is None else table.weight[rows].to(hidden.dtype)
-        fast = row_kernels(hidden, weight)
-        products: Tensor = fast.matvec(hidden, weight) if fast else F.linear(hidden, weight)
+        fast = product_kernels(hidden, weight)
+        products: Tensor = fast.product(hidden, weight) if fast else F.linear(hidden, weight)
         return products

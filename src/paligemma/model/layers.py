@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from paligemma.model.fused import fusible, kernels
+from paligemma.model.fused import attention_kernels, fusible, kernels, linear_kernels
 
 MASKED = -2.3819763e38  # finite, so that a row that sees nothing gives a uniform distribution instead of NaN
 BLOCK_BYTES = 64 * 2**20  # of float32 scores held at a time
@@ -58,6 +58,23 @@ def _add_and_norm(
 ) -> tuple[Tensor, Tensor]:
     x = x + (change if post is None else _rms_norm(change, *post))
     return x, x if after is None else _rms_norm(x, *after)
+
+
+def project(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer's outputs."""
+    if isinstance(layer, nn.Linear) and (fast := linear_kernels(x, layer)):
+        projected: Tensor = fast.product(x, layer.weight, layer.bias)
+        return projected
+    outputs: Tensor = layer(x)
+    return outputs
+
+
+def project_gelu(layer: nn.Module, x: Tensor) -> Tensor:
+    """The same, and the tanh form of GELU of it."""
+    if isinstance(layer, nn.Linear) and not x.is_cuda and (fast := linear_kernels(x, layer)):
+        activated: Tensor = fast.product(x, layer.weight, layer.bias, gelu=True)
+        return activated
+    return gelu(layer(x))
 
 
 def rotary_angles(position_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -126,6 +143,11 @@ class AttentionMask:
         position = positions(mask_input)
         return cls(step, position, step, position, mask_input)
 
+    def of_queries(self, place: Tensor) -> "AttentionMask":
+        """What one query of each row sees, that at `place`, int64[B]."""
+        step, position = at(self.query_step, place), at(self.query_position, place)
+        return AttentionMask(step, position, self.key_step, self.key_position, self.key_valid)
+
     def rows(self, start: int, stop: int, window: int | None) -> Tensor:
         """bool[B, 1, stop - start, S]: what these queries see."""
         query_step = self.query_step[:, start:stop, None]
@@ -135,6 +157,11 @@ class AttentionMask:
             distance = self.query_position[:, start:stop, None] - self.key_position[:, None, :]
             seen &= (distance < window) | (key_step == query_step)
         return seen[:, None]
+
+
+def at(x: Tensor, place: Tensor) -> Tensor:
+    """[B, T, ...] -> [B, 1, ...], what lies at `place`, int64[B]."""
+    return x[torch.arange(len(x), device=x.device), place].unsqueeze(1)
 
 
 def positions(mask_input: Tensor) -> Tensor:
@@ -153,12 +180,9 @@ def attend(
     window: int | None = None,
 ) -> Tensor:
     """Attention with grouped heads, optional soft-cap and mask; returns [B, N, T, H]. `mask=None` sees everything."""
-    if mask is not None and (fast := kernels(q_BNTH)):
-        attended: Tensor = fast.attend(
-            q_BNTH, k_BKSH, v_BKSH, scale=scale, softcap=softcap, window=window,
-            query_step=mask.query_step, query_position=mask.query_position,
-            key_step=mask.key_step, key_position=mask.key_position, key_valid=mask.key_valid,
-        )  # fmt: skip
+    if fast := attention_kernels(q_BNTH, mask is not None):
+        seen_by = {} if mask is None else vars(mask)
+        attended: Tensor = fast.attend(q_BNTH, k_BKSH, v_BKSH, scale=scale, softcap=softcap, window=window, **seen_by)
         return attended
     batch, num_heads, length, _ = q_BNTH.shape
     row_bytes = 4 * batch * num_heads * k_BKSH.shape[2]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from paligemma.config import IMAGE_SLOT, Config
 from paligemma.errors import InputError
 from paligemma.model.gemma import Cache, LanguageModel
-from paligemma.model.layers import AttentionMask
+from paligemma.model.layers import AttentionMask, project
 from paligemma.model.siglip import VisionTower
 
 
@@ -33,7 +33,7 @@ class PaliGemmaModel(nn.Module):
             raise InputError(
                 f"pixels of shape {tuple(pixels.shape)} do not fit this model; it takes [I, 3, {side}, {side}]"
             )
-        return self.projector(self.vision_tower(pixels))
+        return project(self.projector, self.vision_tower(pixels))
 
     def embed(self, tokens: Tensor, image_features: Tensor | None = None) -> Tensor:
         """[B, T, D]: text rows by embedding, `IMAGE_SLOT`s filled in order with `image_features` [I, N, D].

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma.config import VisionConfig
-from paligemma.model.layers import attend, gelu
+from paligemma.model.layers import attend, project, project_gelu
 
 
 class VisionAttention(nn.Module):
@@ -24,11 +24,11 @@ class VisionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
-            proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            project(proj, x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         attended = attend(q, k, v, scale=self.scale)
-        return self.out_proj(attended.transpose(1, 2).flatten(-2))
+        return project(self.out_proj, attended.transpose(1, 2).flatten(-2))
 
 
 class VisionMLP(nn.Module):
@@ -38,7 +38,7 @@ class VisionMLP(nn.Module):
         self.fc2 = nn.Linear(config.mlp_dim, config.width)  # MlpBlock_0/Dense_1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(x)))
+        return project(self.fc2, project_gelu(self.fc1, x))
 
 
 class VisionBlock(nn.Module):

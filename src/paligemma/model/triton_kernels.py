@@ -7,6 +7,8 @@ Letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K, 
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -321,8 +323,14 @@ def _gated_kernel(x, gate, up, out, count, width, ROWS: tl.constexpr, COLUMNS: t
     tl.store(out + n, _gelu(g).to(out.dtype.element_ty).to(tl.float32) * u, mask=n < count)
 
 
-def matvec(x: Tensor, *weights: Tensor) -> Tensor:
-    """One row [..., D] times one to three matrices [O, D]; their outputs beside each other, [..., sum of O]."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """One row [..., D] times a matrix [O, D]."""
+    assert bias is None, "`linear_kernels` says no"
+    return products(x, weight)[0]
+
+
+def products(x: Tensor, *weights: Tensor) -> Sequence[Tensor]:
+    """One row [..., D] times one to three matrices [O, D], in one launch."""
     counts = [len(weight) for weight in weights]
     out = torch.empty(*x.shape[:-1], sum(counts), dtype=x.dtype, device=x.device)
     padded, counts = (*weights, *weights[:1] * 2)[:3], [*counts, 0, 0][:3]
@@ -330,10 +338,10 @@ def matvec(x: Tensor, *weights: Tensor) -> Tensor:
     _matvec_kernel[(sum(triton.cdiv(count, rows) for count in counts),)](
         x.contiguous(), *padded, out, x.shape[-1], *counts, ROWS=rows, COLUMNS=columns, num_warps=4
     )
-    return out
+    return out.split([len(weight) for weight in weights], dim=-1)
 
 
-def gated_matvec(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     """gelu(gate x) * (up x) for one row [..., D] and matrices [O, D]."""
     out = torch.empty(*x.shape[:-1], len(gate), dtype=x.dtype, device=x.device)
     rows, columns = _matvec_block(len(gate))

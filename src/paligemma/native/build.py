@@ -19,20 +19,26 @@ from pathlib import Path
 
 import torch
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "decoder.c", "stack.c"))
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("lanes.h", "numbers.h", "steps.h"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("kernels.c", "many_rows.c", "many_queries.c", "decoder.c", "stack.c")
+)
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("lanes.h", "numbers.h", "steps.h", "tiles.h"))
 FUNCTIONS = {  # arguments: p pointer, i int64, f float; then what comes back
     "branch": ("", ctypes.c_char_p),
     "plain_product": ("ppppp", None),
     "coded_product": ("pppppp", None),
     "scratch_bytes": ("p", ctypes.c_int64),
+    "many_rows": ("pipppppp", None),
+    "many_rows_bytes": ("p", ctypes.c_int64),
     "pack": ("ppppppp", ctypes.c_double),
-    "rms_norm": ("iiippfp", None),
-    "add_norm": ("iiipppfpfpp", None),
-    "rotate": ("ppipppp", None),
-    "softcap": ("iiipfp", None),
-    "geglu": ("iippp", None),
+    "rms_norm_shared": ("iiiippfp", None),
+    "add_norm_shared": ("iiiipppfpfpp", None),
+    "rotate_shared": ("ippipppp", None),
+    "softcap_shared": ("iiipfp", None),
+    "geglu_shared": ("iiippp", None),
     "attend": ("ppppppp", None),
+    "attend_many": ("ppppppp", None),
+    "attend_many_bytes": ("p", ctypes.c_int64),
     "stack_bytes": ("p", ctypes.c_int64),
     "run_stack": ("pppppppp", None),
 }

@@ -1,5 +1,6 @@
-/* The work of a decoder layer between its matrices, for few rows: norms, rotation, attention with a cap. PyTorch does
-   each in ten steps of which most of the time is the stepping. Sums in float32; what is stored between two steps is
+/* The work of a decoder layer between its matrices: norms, rotation, gates, attention of few queries with a cap. PyTorch
+   does each in ten steps: for few rows most of the time is the stepping, for many each reads and writes everything.
+   Threads take shares of rows in the functions whose names end in `_shared`. Sums in float32; what is stored between two steps is
    rounded to the tensors' type as PyTorch rounds it, but for attention, which keeps float32 until its result. */
 
 #include "lanes.h"
@@ -51,6 +52,27 @@ void add_norm(int64_t rows, int64_t width, int64_t bfloat16, const void *x, cons
     else add_rows(rows, width, x, change, post, post_eps, after, eps, total, out, 0);
 }
 
+void rms_norm_shared(int64_t threads, int64_t rows, int64_t width, int64_t bfloat16, const void *x, const void *weight,
+                     float eps, void *out) {
+    const int64_t bytes = width * (bfloat16 ? 2 : 4);
+#pragma omp parallel for schedule(static) num_threads((int)threads)
+    for (int64_t share = 0; share < threads; share++) {
+        int64_t first = rows * share / threads, count = rows * (share + 1) / threads - first, at = first * bytes;
+        rms_norm(count, width, bfloat16, (const char *)x + at, weight, eps, (char *)out + at);
+    }
+}
+
+void add_norm_shared(int64_t threads, int64_t rows, int64_t width, int64_t bfloat16, const void *x, const void *change,
+                     const void *post, float post_eps, const void *after, float eps, void *total, void *out) {
+    const int64_t bytes = width * (bfloat16 ? 2 : 4);
+#pragma omp parallel for schedule(static) num_threads((int)threads)
+    for (int64_t share = 0; share < threads; share++) {
+        int64_t first = rows * share / threads, count = rows * (share + 1) / threads - first, at = first * bytes;
+        add_norm(count, width, bfloat16, (const char *)x + at, (const char *)change + at, post, post_eps, after, eps,
+                 (char *)total + at, (char *)out + at);
+    }
+}
+
 /* --- rotation --------------------------------------------------------------------------------------------------- */
 
 INLINE void turn_typed(const void *x, const float *cos, const float *sin, int64_t half, void *out, int bfloat16) {
@@ -69,9 +91,10 @@ void turn(const void *x, const float *cos, const float *sin, int64_t half, void 
 }
 
 /* x[batch, heads, length, 2 half] with strides in numbers -> out, contiguous; angles float32[batch, length, half]. */
-void rotate(const int64_t *sizes, const int64_t *strides, int64_t bfloat16, const void *x, const float *cos,
-            const float *sin, void *out) {
+void rotate_shared(int64_t threads, const int64_t *sizes, const int64_t *strides, int64_t bfloat16, const void *x,
+                   const float *cos, const float *sin, void *out) {
     const int64_t heads = sizes[1], length = sizes[2], half = sizes[3] / 2, wide = bfloat16 ? 2 : 4;
+#pragma omp parallel for schedule(static) num_threads((int)threads)
     for (int64_t row = 0; row < sizes[0] * heads * length; row++) {
         int64_t b = row / (heads * length), n = row / length % heads, t = row % length, at = (b * length + t) * half;
         const char *from = (const char *)x + (b * strides[0] + n * strides[1] + t * strides[2]) * wide;
@@ -84,23 +107,10 @@ void rotate(const int64_t *sizes, const int64_t *strides, int64_t bfloat16, cons
 
 #define NONE (-2.3819763e38f)
 
-INLINE float exponential(float x) { /* within 2e-7 of e^x; made so that compilers compute many at once */
-    x = x < -87 ? -87 : x > 88 ? 88 : x;
-    float whole = rintf(x * 1.44269504f), rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    float power = 1.0f / 720;
-    power = power * rest + 1.0f / 120, power = power * rest + 1.0f / 24, power = power * rest + 1.0f / 6;
-    power = power * rest + 0.5f, power = power * rest + 1, power = power * rest + 1;
-    int32_t bits = ((int32_t)whole + 127) << 23;
-    float two;
-    memcpy(&two, &bits, 4);
-    return power * two;
-}
-
 INLINE void geglu_typed(int64_t count, const void *gate, const void *up, void *out, int bfloat16) {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
-        float x = number(gate, i, bfloat16), inner = 0.7978845608f * (x + 0.044715f * x * x * x);
-        put(out, i, x / (1 + exponential(-2 * inner)), bfloat16);
+        put(out, i, gelu(number(gate, i, bfloat16)), bfloat16);
         put(out, i, number(out, i, bfloat16) * number(up, i, bfloat16), bfloat16);
     }
 }
@@ -111,7 +121,13 @@ void geglu(int64_t count, int64_t bfloat16, const void *gate, const void *up, vo
     else geglu_typed(count, gate, up, out, 0);
 }
 
-INLINE float hyperbolic(float x) { return 1 - 2 / (1 + exponential(2 * x)); }
+void geglu_shared(int64_t threads, int64_t count, int64_t bfloat16, const void *gate, const void *up, void *out) {
+#pragma omp parallel for schedule(static) num_threads((int)threads)
+    for (int64_t share = 0; share < threads; share++) {
+        int64_t first = count * share / threads, size = count * (share + 1) / threads - first, at = first * (bfloat16 ? 2 : 4);
+        geglu(size, bfloat16, (const char *)gate + at, (const char *)up + at, (char *)out + at);
+    }
+}
 
 INLINE void cap_typed(int64_t count, float cap, const void *x, void *out, int bfloat16) {
 #pragma omp simd
@@ -123,7 +139,7 @@ INLINE void cap_typed(int64_t count, float cap, const void *x, void *out, int bf
 }
 
 /* cap * tanh(x / cap), for as many numbers as a vocabulary has. */
-void softcap(int64_t count, int64_t bfloat16, int64_t threads, const void *x, float cap, void *out) {
+void softcap_shared(int64_t threads, int64_t count, int64_t bfloat16, const void *x, float cap, void *out) {
 #pragma omp parallel for schedule(static) num_threads((int)threads)
     for (int64_t share = 0; share < threads; share++) {
         int64_t first = count * share / threads, size = count * (share + 1) / threads - first, at = first * (bfloat16 ? 2 : 4);

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from paligemma.native.build import library
 
-PLAIN_ROWS = 4  # more rows are the work of oneDNN's and MKL's matrix products
+PLAIN_ROWS = 4  # more rows are the work of `many_product`, or of oneDNN's and MKL's matrix products
+STEPS = ("none", "gelu", "gated")  # what `many_product` does to its sums, as numbered in many_rows.c
 ALONE = 2**17  # numbers of a weight below which waking other threads costs more than it gives
 FLOATS = (torch.float32, torch.bfloat16)
 PANEL = 64  # outputs whose codes lie together, as in steps.h
@@ -58,6 +59,44 @@ def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         ctypes.addressof(shape), x.data_ptr(), weight.data_ptr(), _pointer(bias), y.data_ptr()
     )  # fmt: skip
     return y
+
+
+def many_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, up: Tensor | None = None, gelu: bool = False
+) -> Tensor | None:
+    """x W' + b of bfloat16 in any number of rows; or gelu of that; or gelu(x W') * (x up'), rounded as separate steps
+    would. A row's bits do not depend on the others. None where this processor or another size has no kernel.
+
+    Args:
+        x: [..., in], an even number of inputs.
+        weight, up: [out, in], contiguous, a multiple of 8 outputs.
+        bias: [out].
+    """
+    given = [part for part in (x, weight, bias, up) if part is not None]
+    if any(part.dtype != torch.bfloat16 for part in given) or not _takes(x, weight) or (found := library()) is None:
+        return None
+    out, width = weight.shape
+    rows = x.numel() // width
+    threads = torch.get_num_threads() if rows * out * width > ALONE else 1
+    shape = shape_of(rows, width, out, width, width, 0, 0, 1, threads)
+    size = found.handle.many_rows_bytes(ctypes.addressof(shape))
+    if not size:
+        return None
+    x, y, scratch = x.contiguous(), x.new_empty((*x.shape[:-1], out)), torch.empty(size, dtype=torch.uint8)
+    found.handle.many_rows(
+        ctypes.addressof(shape), STEPS.index("gated" if up is not None else "gelu" if gelu else "none"), x.data_ptr(),
+        weight.data_ptr(), _pointer(up), _pointer(bias), y.data_ptr(), scratch.data_ptr(),
+    )  # fmt: skip
+    return y
+
+
+def takes_many(width: int, out: int) -> bool:
+    """Whether `many_product` has a kernel for these sizes."""
+    found = library()
+    return (
+        found is not None
+        and found.handle.many_rows_bytes(ctypes.addressof(shape_of(1, width, out, width, width, 0, 0, 1, 1))) > 0
+    )
 
 
 def coded_product(
