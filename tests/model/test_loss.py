@@ -32,6 +32,9 @@ def test_loss_per_example_and_per_token() -> None:
     by_token = suffix_loss(model, hidden, batch.tokens, batch.mask_loss, per="token")
     torch.testing.assert_close(by_token, torch.cat(nll).mean())
     assert abs(by_example - by_token) > 1e-3
+    by_root = suffix_loss(model, hidden, batch.tokens, batch.mask_loss, per="root")
+    roots = [len(x) ** 0.5 for x in nll]
+    torch.testing.assert_close(by_root, sum(x.sum() / root for x, root in zip(nll, roots, strict=True)) / sum(roots))
 
 
 def test_label_smoothing_spreads_over_the_other_tokens() -> None:
@@ -73,7 +76,7 @@ def test_an_example_without_suffix_counts_as_zero() -> None:
     torch.testing.assert_close(suffix_loss(model, hidden, batch.tokens, none), alone / 4)
 
 
-@pytest.mark.parametrize("per", ["example", "token"])
+@pytest.mark.parametrize("per", ["example", "token", "root"])
 def test_any_chunk_gives_the_same_loss_and_gradients(per: str) -> None:
     found = []
     for chunk in (1, 3, 7, 512):

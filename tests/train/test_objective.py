@@ -2,10 +2,10 @@ import pytest
 import torch
 from tests.oracle import TINY, draw_model, draw_prompt
 
-from paligemma.model import suffix_loss
+from paligemma.model import suffix_loss, suffix_sum
 from paligemma.processor import Batch
 from paligemma.train.config import LossConfig
-from paligemma.train.objective import SuffixObjective, seed_step, token_weight
+from paligemma.train.objective import SuffixObjective, seed_step
 
 
 def batch(lengths: tuple[int, ...] = (3, 1, 5)) -> Batch:
@@ -24,7 +24,7 @@ def batch(lengths: tuple[int, ...] = (3, 1, 5)) -> Batch:
     )
 
 
-@pytest.mark.parametrize("per", ["example", "token"])
+@pytest.mark.parametrize("per", ["example", "token", "root"])
 def test_sum_over_weight_is_the_loss(per: str) -> None:
     model, rows = draw_model(TINY[1]), batch()
     objective = SuffixObjective(model, LossConfig(per=per))
@@ -32,7 +32,9 @@ def test_sum_over_weight_is_the_loss(per: str) -> None:
         found = objective(rows)["loss"] / objective.weight(rows)
         hidden = model.hidden(rows.tokens, rows.pixels, rows.mask_ar, rows.mask_input)
         torch.testing.assert_close(found, suffix_loss(model, hidden, rows.tokens, rows.mask_loss, per=per))
-    assert objective.weight(rows) == (3 if per == "example" else int(rows.mask_loss.sum()))
+    lengths = rows.mask_loss.sum(dim=1)
+    expected = {"example": 3, "token": int(lengths.sum()), "root": float(lengths.sqrt().sum())}
+    assert objective.weight(rows) == pytest.approx(expected[per])
 
 
 def test_mask_tokens_count_less_where_the_config_says_so() -> None:
@@ -41,7 +43,12 @@ def test_mask_tokens_count_less_where_the_config_says_so() -> None:
     objective = SuffixObjective(
         draw_model(TINY[1]), LossConfig(per="token", mask_token_weight=0.5), first_location=first
     )
-    assert token_weight(rows.tokens, rows.mask_loss, objective.targets) == 0.5 * int(rows.mask_loss.sum())
+    assert objective.weight(rows) == 0.5 * int(rows.mask_loss.sum())
+    roots = SuffixObjective(objective.model, LossConfig(per="root", mask_token_weight=0.5), first_location=first)
+    with torch.no_grad():
+        hidden = roots.model.hidden(rows.tokens, rows.pixels, rows.mask_ar, rows.mask_input)
+        weights = suffix_sum(roots.model, hidden, rows.tokens, rows.mask_loss, per="root", targets=roots.targets)[1]
+    assert roots.weight(rows) == pytest.approx(float(weights))
 
 
 def test_random_numbers_are_a_function_of_seed_step_and_rank() -> None:

@@ -42,7 +42,7 @@ OPTIM = OptimConfig(
     name="muon", lr=1.2e-3, betas=(0.9, 0.98), weight_decay=0.02, decay_rule="matrices",
     schedule="rsqrt", warmup=150, timescale=1500,
 )  # fmt: skip
-LOSS = LossConfig(per="token", location_spread=5.0, mask_token_weight=0.25, chunk=16_384)
+LOSS = LossConfig(per="root", location_spread=5.0, mask_token_weight=0.25, chunk=16_384)
 CODEC = "mask_codec.npz"
 LANGUAGES: Mapping[str, float] = {"en": 0.32, "de": 0.17, "fr": 0.17, "es": 0.17, "zh": 0.17}
 READ_MORE: Mapping[str, float] = {"objects": 0.45, "text": 0.28, "hand": 0.1, "chart": 0.09, "table": 0.08}

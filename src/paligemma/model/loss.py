@@ -4,7 +4,8 @@
 
 In: hidden states, the tokens they were computed from, which of them are to be learnt. Out: sums and how much they
 weigh, so that one loss can be computed in several parts. Logits of a chunk are computed again in the backward pass.
-Sources: big_vision `trainers/proj/paligemma/train.py` (per example), Hugging Face (per token).
+Sources: big_vision `trainers/proj/paligemma/train.py` (per example), Hugging Face (per token), InternVL 2.5 (per root:
+its "square averaging").
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS
 from paligemma.model.fused import fusible
 from paligemma.model.paligemma import PaliGemmaModel
 
-Per = Literal["example", "token"]
+Per = Literal["example", "token", "root"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ def suffix_loss(
     """Mean negative log-likelihood of the suffix, a scalar; position t predicts token t + 1.
 
     `per="example"` averages inside each example, then over examples (big_vision: a long suffix weighs no more than a
-    short one); `per="token"` averages over all suffix tokens of the batch (Hugging Face).
+    short one); `per="token"` averages over all suffix tokens of the batch (Hugging Face); `per="root"` lies between: an
+    example weighs the root of its tokens (InternVL 2.5).
 
     Args:
         hidden: float[B, T, D] from `model.hidden`.
@@ -97,7 +99,15 @@ def suffix_sum(
     zero = torch.zeros(len(tokens), device=nll.device)
     share = zero.index_add(0, rows, weight)
     total = zero.index_add(0, rows, weight * nll)
-    return (total / share.clamp(min=1e-6)).sum(), torch.tensor(float(len(tokens)), device=nll.device)
+    divisor = share if per == "example" else share.sqrt()
+    return (total / divisor.clamp(min=1e-6)).sum(), batch_weight(share, per)
+
+
+def batch_weight(share: Tensor, per: Per) -> Tensor:
+    """What the sum of a batch's losses is divided by; `share` float32[B] is the weight of each example's tokens."""
+    if per == "example":
+        return share.new_tensor(float(len(share)))
+    return share.sum() if per == "token" else share.sqrt().sum()
 
 
 def _weights(truth: Tensor, targets: Targets) -> Tensor:

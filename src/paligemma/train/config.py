@@ -109,11 +109,12 @@ class LoraConfig:
 class LossConfig:
     """`per="example"` and softcap False are big_vision's loss; `per="token"` and softcap True Hugging Face's.
 
+    `per="root"`, between the two, lets an example weigh the root of its tokens (InternVL 2.5);
     `location_spread` turns the target of a location token into a bell of that many bins (0: the one bin);
     `mask_token_weight` weighs `<seg>` tokens, of which each object has sixteen.
     """
 
-    per: Literal["example", "token"] = "example"
+    per: Literal["example", "token", "root"] = "example"
     label_smoothing: float = 0.0
     softcap: bool = True
     chunk: int = 512  # rows of logits that exist at one time

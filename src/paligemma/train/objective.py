@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS
 from paligemma.model import PaliGemmaModel, Targets, suffix_sum
+from paligemma.model.loss import batch_weight
 from paligemma.processor import Batch
 from paligemma.train.config import LossConfig
 
@@ -61,10 +62,12 @@ class SuffixObjective(Objective):
         )
 
     def weight(self, batch: Batch) -> float:
-        """Examples of the micro-batch, or its suffix tokens."""
-        if self.config.per == "example":
-            return float(len(batch.tokens))
-        return token_weight(batch.tokens, batch.mask_loss, self.targets)
+        """Examples of the micro-batch, its suffix tokens, or the sum of the roots of these."""
+        return self.weight_of(batch.tokens, batch.mask_loss)
+
+    def weight_of(self, tokens: Tensor, mask_loss: Tensor) -> float:
+        """The same of rows int64[B, T]."""
+        return float(batch_weight(example_weights(tokens, mask_loss, self.targets), self.config.per))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The sum of the suffix losses: `weight` says of how many."""
@@ -80,12 +83,14 @@ class SuffixObjective(Objective):
         )[0]  # fmt: skip
 
 
-def token_weight(tokens: Tensor, mask_loss: Tensor, targets: Targets) -> float:
-    """Weights of all suffix tokens; both int64[B, T]."""
-    wanted = tokens[:, 1:][mask_loss[:, 1:] != 0]
-    first = targets.first_location + NUM_LOC_TOKENS
-    masks = int(((wanted >= first) & (wanted < first + NUM_SEG_TOKENS)).sum()) if targets.know_locations else 0
-    return len(wanted) - masks * (1.0 - targets.mask_token_weight)
+def example_weights(tokens: Tensor, mask_loss: Tensor, targets: Targets) -> Tensor:
+    """float32[B]: the weights of each example's suffix tokens; both int64[B, T]."""
+    wanted, first = mask_loss[:, 1:] != 0, targets.first_location + NUM_LOC_TOKENS
+    weights = wanted.float()
+    if targets.know_locations:
+        masks = wanted & (tokens[:, 1:] >= first) & (tokens[:, 1:] < first + NUM_SEG_TOKENS)
+        weights = torch.where(masks, targets.mask_token_weight, weights)
+    return weights.sum(dim=1)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -22,7 +22,7 @@ from paligemma.model import AttentionMask
 from paligemma.model.layers import positions
 from paligemma.processor import Processor
 from paligemma.tokenizer import LOCATIONS
-from paligemma.train.objective import SuffixObjective, token_weight
+from paligemma.train.objective import SuffixObjective
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,10 +127,8 @@ class PackedObjective(SuffixObjective):
     """The suffix loss of packed questions; each is one example."""
 
     def weight(self, batch: PackedBatch) -> float:  # type: ignore[override]  # other rows than the parent's
-        """Questions, or suffix tokens."""
-        if self.config.per == "example":
-            return float(sum(len(part.tokens) for part in batch.questions))
-        return sum(token_weight(part.tokens, part.mask_loss, self.targets) for part in batch.questions)
+        """Of all questions, each of which is an example."""
+        return sum(self.weight_of(part.tokens, part.mask_loss) for part in batch.questions)
 
     def forward(self, batch: PackedBatch) -> dict[str, Tensor]:  # type: ignore[override]
         """The sum of the suffix losses of all questions."""
