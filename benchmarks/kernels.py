@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 
 from paligemma.linear.packed import METHODS, PackedLinear
-from paligemma.native import library, plain_product, status
+from paligemma.native import library, many_product, plain_product, status, takes_many
 
 SHAPES = {"gate, up": (2304, 9216), "down": (9216, 2304), "q": (2304, 2048), "k, v": (2304, 1024)}  # inputs, outputs
 PAST_CACHE = 256 * 2**20  # bytes of weights that are gone through
-ROWS = (1, 4, 270)
+ROWS = (1, 4, 16, 270)
 Work = Callable[[int], Any]
 
 
@@ -52,6 +52,8 @@ def works(rows: int, inputs: int, outputs: int) -> dict[str, tuple[Work, int, in
         found["bf16, ATen"] = (lambda i: native(x, plain[i % len(plain)]), 2 * first.numel(), len(plain))
     if rows <= 4:
         found["bf16, ours"] = (lambda i: plain_product(x, plain[i % len(plain)]), 2 * first.numel(), len(plain))
+    elif takes_many(inputs, outputs):
+        found["bf16, ours"] = (lambda i: many_product(x, plain[i % len(plain)]), 2 * first.numel(), len(plain))
     for method in METHODS:
         layer = PackedLinear.pack(method, first)
         size = layer.codes.numel() + layer.scales.numel()
