@@ -20,6 +20,7 @@ from paligemma.native import library, products
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler")
 METHODS = ("int8", "int4", "nf4")  # whose codes lie in panels
+PLAIN = "plain"  # no codes
 PARTS = {"sliding_window": st.sampled_from([None, 3]), "attn_logit_softcap": st.sampled_from([None, 5.0])}
 
 
@@ -28,13 +29,14 @@ def numbers(*shape, seed=0, dtype=torch.float32):
 
 
 def packed(method, dtype=torch.float32, **changes):
-    """A small decoder with every matrix in codes."""
+    """A small decoder with every matrix in codes, or as it is."""
     sizes = {"width": 256, "depth": 2, "mlp_dim": 320, "num_heads": 4, "num_kv_heads": 2, "head_dim": 32}
     config = TextConfig(**{**sizes, "vocab_size": 40, "post_norms": True, "attn_logit_softcap": 50.0, **changes})
     model = LanguageModel(config)
     for i, parameter in enumerate(model.parameters()):
         parameter.data = numbers(*parameter.shape, seed=i) * (0.2 if parameter.ndim == 1 else 0.08)
-    swap_linears(model, lambda linear: PackedLinear.pack(method, linear.weight.detach()), matching(".*proj"))
+    if method != PLAIN:
+        swap_linears(model, lambda linear: PackedLinear.pack(method, linear.weight.detach()), matching(".*proj"))
     return model.to(dtype).eval()
 
 
@@ -81,7 +83,7 @@ def off(found, expected):
 
 @settings(max_examples=30)
 @given(
-    method=st.sampled_from(METHODS), dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    method=st.sampled_from([*METHODS, PLAIN]), dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     width=st.integers(1, 330), mlp_dim=st.integers(1, 330), groups=st.integers(1, 3), kv=st.integers(1, 2),
     half=st.integers(1, 40), depth=st.integers(1, 3), post_norms=st.booleans(), parts=st.fixed_dictionaries(PARTS),
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4), seed=st.integers(0, 9), data=st.data(),
@@ -91,8 +93,10 @@ def test_any_shape(method, dtype, width, mlp_dim, groups, kv, half, depth, post_
         method, dtype, width=width, mlp_dim=mlp_dim, num_heads=groups * kv, num_kv_heads=kv, head_dim=2 * half,
         depth=depth, post_norms=post_norms, **parts,
     )  # fmt: skip
-    tokens = data.draw(st.integers(1, cpu_stack.ROWS // len(lengths)))
+    most = products.PLAIN_ROWS if method == PLAIN else cpu_stack.ROWS
+    tokens = data.draw(st.integers(1, most // len(lengths)))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_kernels, "LARGE", 1)
         patch.setattr(cpu_kernels, "WIDE", 1)  # steps of any size are those of `native` too: the same bits
         (ours, cache), (expected, kept) = both_ways(model, lengths, tokens, seed)
     assert torch.equal(ours, expected)
@@ -101,7 +105,7 @@ def test_any_shape(method, dtype, width, mlp_dim, groups, kv, half, depth, post_
     assert torch.equal(cache.cache.keys[0][0], kept.cache.keys[0][0])  # nobody's row
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, PLAIN])
 def test_near_plain_pytorch(method):
     model = packed(method, mlp_dim=300)
     with pytest.MonkeyPatch.context() as patch:
@@ -113,7 +117,7 @@ def test_near_plain_pytorch(method):
     assert off(ours, expected) < 0.05  # inputs of products are rounded to 8 bits
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, PLAIN])
 def test_threads_change_nothing(method):
     model, before = packed(method, torch.bfloat16), torch.get_num_threads()
     found = []

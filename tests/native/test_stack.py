@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from paligemma.linear.packed import PackedLinear
-from paligemma.native import Layer, Stack, fits
+from paligemma.native import Coded, Layer, Stack, fits
 from paligemma.native import build as building
 
 WIDTH, HEADS, HEAD_DIM, MLP, SLOTS = 96, 4, 16, 200, 9
@@ -21,9 +21,10 @@ def layer(seed, method="int4", **changes):
         "q": (HEADS * HEAD_DIM, WIDTH), "k": (2 * HEAD_DIM, WIDTH), "v": (2 * HEAD_DIM, WIDTH),
         "o": (WIDTH, HEADS * HEAD_DIM), "gate": (MLP, WIDTH), "up": (MLP, WIDTH), "down": (WIDTH, MLP),
     }  # fmt: skip
+    weights = {name: numbers(*size, seed=seed + i) * 0.1 for i, (name, size) in enumerate(sizes.items())}
     made = {
-        name: PackedLinear.pack(method, numbers(*size, seed=seed + i) * 0.1).coded
-        for i, (name, size) in enumerate(sizes.items())
+        name: Coded.plain(weight) if method == "plain" else PackedLinear.pack(method, weight).coded
+        for name, weight in weights.items()
     }
     norms = {"pre_attention": numbers(WIDTH, seed=seed), "pre_ffw": numbers(WIDTH, seed=seed + 1)}
     return Layer(**{**norms, "post_attention": None, "post_ffw": norms["pre_ffw"], "window": None, **made, **changes})
@@ -34,14 +35,18 @@ def test_layers_must_be_alike():
     assert fits([one, other])
     assert fits([one, replace(other, window=4, post_ffw=None)])
     assert not fits([one, layer(9, "int8")])
+    assert fits([layer(0, "plain"), layer(9, "plain")])
+    assert not fits([one, layer(9, "plain")])
+    assert not fits([replace(one, k=layer(9, "plain").k)])
     assert not fits([replace(one, up=layer(9, "int8").up)])  # another group
     assert not fits([replace(one, k=one.down)])
     assert not fits([one, replace(other, up=one.q, gate=one.q)])
 
 
+@pytest.mark.parametrize("method", ["int4", "plain"])
 @torch.inference_mode()
-def test_branches_agree(tmp_path):
-    layers = [layer(0), layer(20)]
+def test_branches_agree(tmp_path, method):
+    layers = [layer(0, method), layer(20, method)]
     stack = Stack(layers, numbers(WIDTH, seed=1), eps=1e-6, num_heads=HEADS, scale=0.25, softcap=5.0)
     found = []
     for options in ((), ("-DNO_AVX512",), ("-DNO_AVX512", "-DNO_AVX2")):

@@ -1,8 +1,7 @@
-"""All layers of a decoder for a few rows in one call of `native`, where every matrix is in codes.
+"""All layers of a decoder for a few rows in one call of `native`, where all matrices are in codes or none is.
 
 In: a language model, rows of embeddings and a cache whose new slots are named. Out: hidden states, as from `gemma.py`
-layer by layer. What is unusual (adapters, hooks, biases, layers that differ) goes that way. Not done here: plain
-weights, whose products are as fast one by one.
+layer by layer. What is unusual (adapters, hooks, biases, layers that differ) goes that way. Not done here: prompts.
 """
 
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from paligemma.model import cpu_kernels
 from paligemma.native import Coded, Layer, Stack, fits, library
+from paligemma.native.products import FLOATS
 
 LanguageModel: TypeAlias = Any  # these are of files that import this one
 Block: TypeAlias = Any
@@ -73,7 +73,7 @@ def take(model: LanguageModel, x: Tensor, cache: object) -> bool:
     known = _ready.get(model)
     if known is None or not known.still_holds():
         known = _ready[model] = _Ready(model)
-    if known.stack is None or known.is_watched():
+    if known.stack is None or known.is_watched() or x.numel() > known.stack.most_rows * x.shape[-1]:
         return False
     return all(one.dtype == known.stack.dtype for one in (x, cache.cache.keys[0], cache.cache.values[0]))
 
@@ -99,7 +99,10 @@ def _stack(model: LanguageModel) -> Stack | None:
             return None
         layers.append(layer)
     norms = [norm for layer in layers for norm in _norms(layer)] + [model.norm.weight]
-    if not fits(layers) or len({norm.dtype for norm in norms}) > 1:
+    types = {one.dtype for one in norms} | {
+        one.codes.dtype for layer in layers for one in layer.matrices if one.scales is None
+    }
+    if not fits(layers) or len(types) > 1:
         return None
     return Stack(
         layers, model.norm.weight, eps=config.norm_eps, num_heads=config.num_heads, scale=config.query_scale,
@@ -108,7 +111,7 @@ def _stack(model: LanguageModel) -> Stack | None:
 
 
 def _layer(block: Block, window: int | None) -> Layer | None:
-    """None where a matrix is not in codes, or is more than that."""
+    """None where a matrix is more than numbers or codes."""
     attention, mlp = block.self_attn, block.mlp
     matrices = [_coded(one) for one in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)]
     matrices += [_coded(one) for one in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
@@ -125,6 +128,10 @@ def _layer(block: Block, window: int | None) -> Layer | None:
 
 
 def _coded(layer: nn.Module) -> Coded | None:
+    if type(layer) is nn.Linear and layer.bias is None:
+        weight = layer.weight
+        fits = weight.dtype in FLOATS and weight.device.type == "cpu" and weight.is_contiguous()
+        return Coded.plain(weight.detach()) if fits else None
     found = getattr(layer, "coded", None)
     return found if isinstance(found, Coded) and layer.bias is None else None
 

@@ -63,23 +63,28 @@ static void plain_tiles(int rows, int outs, int bfloat16, const void *x, const v
     switch (10 * rows + bfloat16) { CASE(1, 0) CASE(2, 0) CASE(3, 0) CASE(4, 0) CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1) }
 }
 
+/* Outputs from `first`, a multiple of 4, up to `last`. */
+void plain_outputs(const shape *s, int64_t rows, const void *x, const void *w, const void *bias, int64_t first,
+                   int64_t last, void *y) {
+    const int64_t in = s->in;
+    const int bfloat16 = s->bfloat16 != 0, wide = bfloat16 ? 2 : 4, outs = rows > 1 || in * wide > NEAR_BYTES ? 4 : 1;
+    for (int64_t n = first, count; n < last; n += count) {
+        float sums[4 * 4] = {0};
+        count = last - n < outs ? 1 : outs;
+        plain_tiles((int)rows, (int)count, bfloat16, x, (const char *)w + n * in * wide, in, sums);
+        for (int64_t m = 0; m < rows; m++)
+            for (int64_t i = 0; i < count; i++) {
+                float b = bias ? number(bias, n + i, bfloat16) : 0;
+                put(y, m * s->out + n + i, sums[m * count + i] + b, bfloat16);
+            }
+    }
+}
+
 /* y[rows, out] = x[rows, in] w[out, in]' + bias, all of one type; 1 to 4 rows. */
 void plain_product(const shape *s, const void *x, const void *w, const void *bias, void *y) {
-    const int64_t in = s->in, out = s->out, rows = s->rows;
-    const int bfloat16 = s->bfloat16 != 0, wide = bfloat16 ? 2 : 4, outs = rows > 1 || in * wide > NEAR_BYTES ? 4 : 1;
-#pragma omp parallel for schedule(guided, 16) num_threads((int)s->threads)
-    for (int64_t first = 0; first < out; first += outs) {
-        float sums[4 * 4] = {0};
-        int count = out - first < outs ? 1 : outs, tiles = out - first < outs ? (int)(out - first) : 1;
-        for (int64_t n = first; n < first + tiles; n++) {
-            plain_tiles((int)rows, count, bfloat16, x, (const char *)w + n * in * wide, in, sums);
-            for (int64_t m = 0; m < rows; m++)
-                for (int64_t i = 0; i < count; i++) {
-                    float b = bias ? number(bias, n + i, bfloat16) : 0;
-                    put(y, m * out + n + i, sums[m * count + i] + b, bfloat16);
-                }
-        }
-    }
+#pragma omp parallel for schedule(guided, 4) num_threads((int)s->threads)
+    for (int64_t first = 0; first < s->out; first += 16)
+        plain_outputs(s, s->rows, x, w, bias, first, s->out - first < 16 ? s->out : first + 16, y);
 }
 
 /* --- inputs as 8-bit codes -------------------------------------------------------------------------------------- */

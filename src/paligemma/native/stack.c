@@ -1,4 +1,5 @@
-/* All layers of a decoder for a few rows in one call: what model/gemma.py does layer by layer, from weights in codes.
+/* All layers of a decoder for a few rows in one call: what model/gemma.py does layer by layer. Weights are in codes, or
+   for at most 4 rows as PyTorch keeps them.
 
    The threads are sent out once for a token, not once for each product, and meet ten times a layer. Matrices with the
    same input are one pass over memory. What goes from step to step is rounded to the tensors' type, so that the result
@@ -37,15 +38,26 @@ typedef struct {
 static int64_t rows_of(const stack *d) { return d->a.batch * d->a.length; }
 static int64_t panels_of(const linear *m) { return (m->s.out + PANEL - 1) / PANEL; }
 
-/* Rows of `from` as codes for `m`. */
+static int is_plain(const linear *m) { return m->s.bits > 8; }
+
+/* Rows of `from` as codes for `m`, if it has some. */
 static void code_rows(const stack *d, const linear *m, const void *from, const work *w) {
+    if (is_plain(m)) return;
     inputs coded = inputs_in(&m->s, rows_of(d), w->coded);
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows_of(d); row++) code_row(&m->s, from, row, &coded, w->line);
 }
 
-/* y = x W' for `count` matrices and the rows that were coded; whoever is done takes the next share. */
-static void products(const stack *d, const linear *m, int count, void *const *y, const work *w) {
+/* Outputs of panel `p` of a matrix, for the rows of x. */
+static void panel(const stack *d, const linear *m, int64_t p, const void *x, const inputs *coded, void *y, const work *w) {
+    const int64_t first = p * PANEL, last = first + PANEL < m->s.out ? first + PANEL : m->s.out;
+    if (is_plain(m)) plain_outputs(&m->s, rows_of(d), x, m->w.codes, NULL, first, last, y);
+    else coded_panel(&m->s, &m->w, p, coded, rows_of(d), NULL, w->sums, y);
+}
+
+/* y = x W' for `count` matrices; whoever is done takes the next share. */
+static void products(const stack *d, const linear *m, int count, const void *x, void *const *y, const work *w) {
+    code_rows(d, m, x, w);
     const int64_t shares = d->a.threads * SHARES;
     inputs coded = inputs_in(&m->s, rows_of(d), w->coded);
     int64_t panels = 0;
@@ -55,7 +67,7 @@ static void products(const stack *d, const linear *m, int count, void *const *y,
         for (int64_t p = panels * share / shares; p < panels * (share + 1) / shares; p++) {
             int64_t i = 0, at = p;
             while (at >= panels_of(m + i)) at -= panels_of(m + i++);
-            coded_panel(&m[i].s, &m[i].w, at, &coded, rows_of(d), NULL, w->sums, y[i]);
+            panel(d, m + i, at, x, &coded, y[i], w);
         }
 }
 
@@ -109,17 +121,13 @@ static void run_layers(const stack *d, const marks *m, const int64_t *slots, con
 #pragma omp single
     rms_norm(rows_of(d), d->width, d->a.bfloat16, w.x, d->layers->pre_attention, d->eps, w.normed);
     for (const layer *l = d->layers, *last = l + d->depth - 1; l <= last; l++) {
-        code_rows(d, l->qkv, w.normed, &w);
-        products(d, l->qkv, 3, w.qkv, &w);
+        products(d, l->qkv, 3, w.normed, w.qkv, &w);
         attend_rows(d, l, m, slots, cos, sin, &w);
-        code_rows(d, &l->o, w.attended, &w);
-        products(d, &l->o, 1, &w.change, &w);
+        products(d, &l->o, 1, w.attended, &w.change, &w);
         add_rows(d, l->post_attention, l->pre_ffw, w.normed, &w);
-        code_rows(d, l->gate_up, w.normed, &w);
-        products(d, l->gate_up, 2, w.gate_up, &w);
+        products(d, l->gate_up, 2, w.normed, w.gate_up, &w);
         gate_rows(d, l, &w);
-        code_rows(d, &l->down, w.gate_up[0], &w);
-        products(d, &l->down, 1, &w.change, &w);
+        products(d, &l->down, 1, w.gate_up[0], &w.change, &w);
         if (l < last) add_rows(d, l->post_ffw, l[1].pre_attention, w.normed, &w);
         else add_rows(d, l->post_ffw, d->norm, out, &w);
     }

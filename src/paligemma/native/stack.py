@@ -1,7 +1,7 @@
 """All layers of a decoder for a few rows as one call, by `stack.c`: from the embeddings to the last norm.
 
-In: the layers' weights, matrices in codes; then rows, a cache's buffers and who sees whom. Out: hidden states; the new
-keys and values are in the buffers. Not done here: asking whether it applies, the vocabulary.
+In: the layers' weights, matrices in codes or as they are; then rows, a cache's buffers and who sees whom. Out: hidden
+states; the new keys and values are in the buffers. Not done here: asking whether it applies, the vocabulary.
 """
 
 import ctypes
@@ -13,21 +13,32 @@ from torch import Tensor
 
 from paligemma.native.build import Library
 from paligemma.native.decoder import Attention, alike, attention_of, pointers
-from paligemma.native.products import Matrix, Shape
+from paligemma.native.products import PLAIN_ROWS, Matrix, Shape
 
 MOST_ROWS = 510  # as kernels.c has room for, between a panel and its outputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coded:
-    """A weight [outputs, inputs] in codes, as `coded_product` takes it."""
+    """A weight [outputs, inputs] in codes, as `coded_product` takes it; or the numbers themselves, without scales."""
 
     codes: Tensor
-    scales: Tensor
+    scales: Tensor | None
     table: Tensor | None
     inputs: int
     outputs: int
     group: int
+
+    @classmethod
+    def plain(cls, weight: Tensor) -> "Coded":
+        """A contiguous weight that is in no codes."""
+        outputs, inputs = weight.shape
+        return cls(codes=weight, scales=None, table=None, inputs=inputs, outputs=outputs, group=inputs)
+
+    @property
+    def bits(self) -> int:
+        """Of a code, or of a number."""
+        return 4 if self.table is not None else 8 * self.codes.element_size()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +57,10 @@ class Layer:
     up: Coded
     down: Coded
     window: int | None
+
+    @property
+    def matrices(self) -> tuple[Coded, ...]:
+        return self.q, self.k, self.v, self.o, self.gate, self.up, self.down
 
 
 class _Linear(ctypes.Structure):
@@ -84,6 +99,8 @@ class Stack:
         assert fits(layers), "layers differ, or what has one input does not have one kind of codes"
         self.kept, self.norm, self.eps, self.num_heads = layers, norm, eps, num_heads
         self.scale, self.softcap, self.dtype = scale, softcap, norm.dtype
+        plain = any(one.scales is None for layer in layers for one in layer.matrices)
+        self.most_rows = PLAIN_ROWS if plain else MOST_ROWS
         self._layers = (_Layer * len(layers))(*(_described(layer, self.dtype) for layer in layers))
 
     def run(
@@ -100,7 +117,7 @@ class Stack:
         """
         batch, length, width = x_BTD.shape
         x, k, v = x_BTD.contiguous(), keys[0], values[0]
-        assert batch * length <= MOST_ROWS, f"{batch * length} rows"
+        assert batch * length <= self.most_rows, f"{batch * length} rows"
         assert max(stop, int(slot_BT.max()) + 1) <= k.shape[2], "no such slot"
         layers = type(self._layers).from_buffer_copy(self._layers)  # several threads may answer at a time
         for layer, key, value in zip(layers, keys, values, strict=True):
@@ -128,28 +145,24 @@ class Stack:
 
 def fits(layers: Sequence[Layer]) -> bool:
     """Whether stack.c can run them: all alike, and one kind of codes where the input is one."""
-    kinds = {tuple(_kind(one) for one in _matrices(layer)) for layer in layers}
+    kinds = {tuple(_kind(one) for one in layer.matrices) for layer in layers}
     if len(kinds) != 1:
         return False
-    q, k, v, _, gate, up, _ = _matrices(layers[0])
+    q, k, v, _, gate, up, _ = layers[0].matrices
     return len({_input(one) for one in (q, k, v)}) == 1 and _input(gate) == _input(up) and gate.outputs == up.outputs
 
 
-def _matrices(layer: Layer) -> tuple[Coded, ...]:
-    return layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down
+def _input(one: Coded) -> tuple[int, int, bool]:
+    return one.inputs, one.group, one.scales is None
 
 
-def _input(one: Coded) -> tuple[int, int]:
-    return one.inputs, one.group
-
-
-def _kind(one: Coded) -> tuple[int, int, int, bool]:
-    return one.inputs, one.outputs, one.group, one.table is None
+def _kind(one: Coded) -> tuple[int, int, int, int]:
+    return one.inputs, one.outputs, one.group, one.bits
 
 
 def _described(layer: Layer, dtype: torch.dtype) -> _Layer:
     norms = (layer.pre_attention, layer.post_attention, layer.pre_ffw, layer.post_ffw)
-    q, k, v, o, gate, up, down = (_linear(one, dtype) for one in _matrices(layer))
+    q, k, v, o, gate, up, down = (_linear(one, dtype) for one in layer.matrices)
     return _Layer(
         *(None if norm is None else norm.data_ptr() for norm in norms), (_Linear * 3)(q, k, v), o,
         (_Linear * 2)(gate, up), down, None, None, layer.window or 0,
@@ -157,7 +170,7 @@ def _described(layer: Layer, dtype: torch.dtype) -> _Layer:
 
 
 def _linear(one: Coded, dtype: torch.dtype) -> _Linear:
-    padded, bits = -(-one.inputs // one.group) * one.group, 8 if one.table is None else 4
-    shape = Shape(0, one.inputs, one.outputs, padded, one.group, bits, int(bits == 4), int(dtype == torch.bfloat16), 0)
-    table = None if one.table is None else one.table.data_ptr()
-    return _Linear(shape, Matrix(one.codes.data_ptr(), one.scales.data_ptr(), table))
+    padded, half = -(-one.inputs // one.group) * one.group, int(dtype == torch.bfloat16)
+    shape = Shape(0, one.inputs, one.outputs, padded, one.group, one.bits, int(one.bits == 4), half, 0)
+    scales, table = (None if part is None else part.data_ptr() for part in (one.scales, one.table))
+    return _Linear(shape, Matrix(one.codes.data_ptr(), scales, table))

@@ -10,7 +10,7 @@ typedef struct {
     int64_t rows, in, out; /* true sizes */
     int64_t padded_in;     /* a multiple of group */
     int64_t group;         /* inputs that share a scale, a multiple of 8 */
-    int64_t bits;          /* 8 or 4 */
+    int64_t bits;          /* 8 or 4; of numbers that are no codes 16 or 32 */
     int64_t grouped;       /* whether a weight's scale belongs to its group too, not to the output alone */
     int64_t bfloat16;      /* type of x, bias and y; float32 otherwise */
     int64_t threads;
@@ -43,6 +43,10 @@ typedef struct {
     const int64_t *query_step, *query_position, *key_step, *key_position;
     const uint8_t *key_valid;
 } marks;
+
+/* Of kernels.c: products of at most 4 rows with numbers that are no codes. */
+void plain_outputs(const shape *s, int64_t rows, const void *x, const void *w, const void *bias, int64_t first,
+                   int64_t last, void *y);
 
 /* Of kernels.c. `line`: float32[padded_in]; `sums`: float32[rows, 64], at most 510 rows. */
 inputs inputs_in(const shape *s, int64_t rows, void *room); /* takes inputs_bytes of it */
