@@ -98,7 +98,7 @@ def test_many_rows(libraries, rows, pairs, eights, bias, step, seed):
             assert (y is not None) == takes_many(width, out)
             if y is not None:
                 assert y.dtype == half
-                assert off(y, exact) < 6e-3
+                assert off(y, exact) < 1.5e-2  # three roundings to 8 bits
                 alone = many_product(x[-1:], w, b, up=up, gelu=step == "gelu")
                 assert torch.equal(alone[0], y[-1]), "a row's bits are its own"
 

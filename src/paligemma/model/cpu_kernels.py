@@ -22,7 +22,7 @@ MARKS = ("query_step", "query_position", "key_step", "key_position", "key_valid"
 
 def take(x: Tensor) -> bool:
     """Whether the steps between matrices may be called with this: rows as wide as those of a real model."""
-    return x.numel() >= WIDE <= x.shape[-1] and x.dtype in FLOATS and _possible(x)
+    return x.shape[-1] >= WIDE and x.numel() > 0 and x.dtype in FLOATS and _possible(x)
 
 
 def take_queries(q_BNTH: Tensor, masked: bool) -> bool:

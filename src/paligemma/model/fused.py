@@ -113,11 +113,11 @@ def linear_kernels(x: Tensor, *linears: nn.Module) -> ModuleType | None:
     That is one row on CUDA, where biases are not taken either; on a CPU few, or any number where the processor
     multiplies bfloat16.
     """
-    if not all(
-        type(one) is nn.Linear and not (one.bias is not None and x.is_cuda) and not is_watched(one) for one in linears
-    ):
+    plain = [one for one in linears if type(one) is nn.Linear and not is_watched(one)]
+    biases = [one.bias for one in plain if one.bias is not None]
+    if len(plain) < len(linears) or any(x.is_cuda or bias.dtype != x.dtype for bias in biases):
         return None
-    return product_kernels(x, *(one.weight for one in linears if isinstance(one, nn.Linear)))
+    return product_kernels(x, *(one.weight for one in plain))
 
 
 def is_watched(module: nn.Module) -> bool:

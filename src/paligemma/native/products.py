@@ -83,20 +83,18 @@ def many_product(
     if not size:
         return None
     x, y, scratch = x.contiguous(), x.new_empty((*x.shape[:-1], out)), torch.empty(size, dtype=torch.uint8)
+    step = STEPS.index("gated" if up is not None else "gelu" if gelu else "none")
     found.handle.many_rows(
-        ctypes.addressof(shape), STEPS.index("gated" if up is not None else "gelu" if gelu else "none"), x.data_ptr(),
-        weight.data_ptr(), _pointer(up), _pointer(bias), y.data_ptr(), scratch.data_ptr(),
+        ctypes.addressof(shape), step, x.data_ptr(), weight.data_ptr(), _pointer(up), _pointer(bias), y.data_ptr(),
+        scratch.data_ptr(),
     )  # fmt: skip
     return y
 
 
 def takes_many(width: int, out: int) -> bool:
     """Whether `many_product` has a kernel for these sizes."""
-    found = library()
-    return (
-        found is not None
-        and found.handle.many_rows_bytes(ctypes.addressof(shape_of(1, width, out, width, width, 0, 0, 1, 1))) > 0
-    )
+    found, shape = library(), shape_of(1, width, out, width, width, 0, 0, 1, 1)
+    return found is not None and found.handle.many_rows_bytes(ctypes.addressof(shape)) > 0
 
 
 def coded_product(
