@@ -46,11 +46,11 @@ def _coded(method: str, reached: tuple[float, float]) -> Precision:
 
 
 PRECISIONS: dict[str, Precision] = {
-    "bf16": Precision(bits=16, vision_bits=16, computed=BFLOAT16, matrix="bf16", reached=(0.74, 0.31)),
-    "fp32": Precision(bits=32, vision_bits=32, computed=FLOAT32, matrix="fp32"),
-    "int8": _coded("int8", reached=(0.66, 0.46)),
-    "int4": _coded("int4", reached=(0.54, 0.58)),
-    "nf4": _coded("nf4", reached=(0.54, 0.58)),
+    "bf16": Precision(bits=16, vision_bits=16, computed=BFLOAT16, matrix="bf16", reached=(0.88, 0.91)),
+    "fp32": Precision(bits=32, vision_bits=32, computed=FLOAT32, matrix="fp32", reached=(0.81, 0.89)),
+    "int8": _coded("int8", reached=(0.84, 0.92)),
+    "int4": _coded("int4", reached=(0.75, 0.73)),
+    "nf4": _coded("nf4", reached=(0.75, 0.73)),
 }
 
 
