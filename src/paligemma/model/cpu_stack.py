@@ -129,9 +129,9 @@ def _layer(block: Block, window: int | None) -> Layer | None:
 
 def _coded(layer: nn.Module) -> Coded | None:
     if type(layer) is nn.Linear and layer.bias is None:
-        weight = layer.weight
-        fits = weight.dtype in FLOATS and weight.device.type == "cpu" and weight.is_contiguous()
-        return Coded.plain(weight.detach()) if fits else None
+        weight, there = layer.weight, type(layer.weight) is nn.Parameter  # and not this process' share of one
+        fits = there and weight.dtype in FLOATS and weight.device.type == "cpu" and weight.is_contiguous()
+        return Coded.plain(weight) if fits else None
     found = getattr(layer, "coded", None)
     return found if isinstance(found, Coded) and layer.bias is None else None
 
