@@ -17,7 +17,7 @@ from paligemma.model import MaskCodec
 from paligemma.processor import Processor
 from paligemma.scenes import VERSION, Scene, Thing, draw_scene
 from paligemma.scenes.clips import draw_clip
-from paligemma.scenes.language import asks, clip_asks
+from paligemma.scenes.language import SHARES, asks, clip_asks, scene_kind
 from paligemma.scenes.patches import Patches, patch_truth
 from paligemma.tasks.masks import crop_region, squeezed
 from paligemma.train.pretraining.packing import PackedBatch, pack
@@ -41,7 +41,8 @@ class ScenePlan:
         zoomed: share of pictures that are a window of one of twice the size (stage 0 only). The others' text is too
             small to be read, so pictures of text are windows `text_zoomed` times as often.
         kinds: shares of kinds of scenes; default the world's own.
-        asked: shares of kinds of questions; default those of `scenes.language`.
+        asked: shares of kinds of questions; default those of `scenes.language` for each kind of scene.
+        oftener: how many times as often some kinds of questions are asked.
         languages: shares of languages.
     """
 
@@ -56,6 +57,7 @@ class ScenePlan:
     text_zoomed: float = 1.0
     kinds: Mapping[str, float] | None = None
     asked: Mapping[str, float] | None = None
+    oftener: Mapping[str, float] | None = None
     languages: Mapping[str, float] | None = None
 
 
@@ -142,7 +144,9 @@ class SceneStream:
     def _questions(self, scene: Scene, seed: int, count: int) -> list[tuple[str, str]]:
         plan = self.plan
         spell = None if self.codec is None else partial(mask_tokens, self.codec)
-        asked = asks(scene, random.Random(~seed), count, kinds=plan.asked, languages=plan.languages, mask_tokens=spell)
+        shares = plan.asked or SHARES[scene_kind(scene)]
+        kinds = {kind: share * (plan.oftener or {}).get(kind, 1.0) for kind, share in shares.items()}
+        asked = asks(scene, random.Random(~seed), count, kinds=kinds, languages=plan.languages, mask_tokens=spell)
         return [(ask.prefix, ask.suffix) for ask in asked]
 
 
