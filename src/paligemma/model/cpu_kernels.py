@@ -83,9 +83,9 @@ def attend(
     scale: float, softcap: float | None, window: int | None = None, **mask: Tensor,
 ) -> Tensor:  # fmt: skip
     """Attention under the parts of an `AttentionMask`, or without one; [B, N, T, H], in memory T before N."""
-    attend = decoder.attend if q_BNTH.numel() <= FEW else decoder.attend_many
+    kernel = decoder.attend if q_BNTH.numel() <= FEW else decoder.attend_many
     marks = tuple(mask[name] for name in MARKS if mask)
-    return _there(attend(_library(), q_BNTH, k_BKSH, v_BKSH, scale=scale, softcap=softcap, window=window, marks=marks))
+    return _there(kernel(_library(), q_BNTH, k_BKSH, v_BKSH, scale=scale, softcap=softcap, window=window, marks=marks))
 
 
 def _library() -> Library:

@@ -92,7 +92,7 @@ def suffix_sum(
     wanted = mask_loss[:, 1:] != 0
     truth = tokens[:, 1:][wanted]
     nll = _losses(model, hidden[:, :-1][wanted], truth, targets, softcap, chunk)
-    weight = _weights(truth, targets)
+    weight = token_weights(truth, targets)
     if per == "token":
         return (weight * nll).sum(), weight.sum()
     rows = wanted.nonzero()[:, 0]
@@ -110,10 +110,10 @@ def batch_weight(share: Tensor, per: Per) -> Tensor:
     return share.sum() if per == "token" else share.sqrt().sum()
 
 
-def _weights(truth: Tensor, targets: Targets) -> Tensor:
-    """float32[n]: how much each token counts."""
+def token_weights(truth: Tensor, targets: Targets) -> Tensor:
+    """float32 of the shape of `truth`, int64[...]: how much each token counts."""
     if targets.mask_token_weight == 1.0:
-        return torch.ones(len(truth), device=truth.device)
+        return torch.ones(truth.shape, device=truth.device)
     first = targets.first_location + NUM_LOC_TOKENS
     is_mask = (truth >= first) & (truth < first + NUM_SEG_TOKENS)
     return torch.where(is_mask, targets.mask_token_weight, 1.0)

@@ -103,9 +103,7 @@ void rotate_shared(int64_t threads, const int64_t *sizes, const int64_t *strides
     }
 }
 
-/* --- attention -------------------------------------------------------------------------------------------------- */
-
-#define NONE (-2.3819763e38f)
+/* --- gates, caps, attention -------------------------------------------------------------------------------------------- */
 
 INLINE void geglu_typed(int64_t count, const void *gate, const void *up, void *out, int bfloat16) {
 #pragma omp simd

@@ -5,7 +5,6 @@
 #include "tiles.h"
 
 #define QUERIES (TALL * LANES) /* at a time */
-#define NONE (-2.3819763e38f)
 
 #ifdef TILES
 

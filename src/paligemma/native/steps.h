@@ -3,6 +3,7 @@
 #pragma once
 #include "numbers.h"
 
+#define NONE (-2.3819763e38f) /* score of a key that is not seen */
 #define PANEL 64 /* outputs whose codes lie together */
 
 /* Sizes of a product and the kind of its codes, which are told in kernels.c. */

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from paligemma.config import NUM_LOC_TOKENS, NUM_SEG_TOKENS
 from paligemma.model import PaliGemmaModel, Targets, suffix_sum
-from paligemma.model.loss import batch_weight
+from paligemma.model.loss import batch_weight, token_weights
 from paligemma.processor import Batch
 from paligemma.train.config import LossConfig
 
@@ -85,12 +84,7 @@ class SuffixObjective(Objective):
 
 def example_weights(tokens: Tensor, mask_loss: Tensor, targets: Targets) -> Tensor:
     """float32[B]: the weights of each example's suffix tokens; both int64[B, T]."""
-    wanted, first = mask_loss[:, 1:] != 0, targets.first_location + NUM_LOC_TOKENS
-    weights = wanted.float()
-    if targets.know_locations:
-        masks = wanted & (tokens[:, 1:] >= first) & (tokens[:, 1:] < first + NUM_SEG_TOKENS)
-        weights = torch.where(masks, targets.mask_token_weight, weights)
-    return weights.sum(dim=1)
+    return (token_weights(tokens[:, 1:], targets) * (mask_loss[:, 1:] != 0)).sum(dim=1)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
