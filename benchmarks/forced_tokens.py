@@ -61,6 +61,9 @@ class ThreeBoxes:
             return (EOS, EOS + 1) if count == 2 else (SEMICOLON, SEMICOLON + 10)
         return (SPACE,)
 
+    def lone(self, state: tuple[int, int]) -> None:
+        return None
+
     def advance(self, state: tuple[int, int], token_id: int) -> tuple[int, int]:
         count, place = state
         return (count + 1, 0) if place == 7 else (count, place + 1)
@@ -114,11 +117,11 @@ def random_model(dtype: torch.dtype) -> tuple[Engine, list[Any], list[Constraint
 
 def nano(pictures: int) -> tuple[Engine, list[Any], list[Constraint]]:
     import paligemma
-    from paligemma.scenes.first import draw_scene
+    from paligemma.scenes import draw_scene
     from paligemma.tasks.constraint import BoxGrammar
 
     model = paligemma.load()
-    scenes = [scene for k in range(2 * pictures) if (scene := draw_scene(HELD_OUT + k)).things][:pictures]
+    scenes = [draw_scene(HELD_OUT + k, kind="objects") for k in range(pictures)]
     labels = [scene.things[0].label for scene in scenes]
     prompts = [
         model.processor.encode(scene.image, f"detect {label}") for scene, label in zip(scenes, labels, strict=True)

@@ -20,6 +20,9 @@ class Lists:
     def allowed(self, state: int) -> Any:
         return self.lists[state]
 
+    def lone(self, state: int) -> None:
+        return None
+
     def advance(self, state: int, token_id: int) -> int:
         return state + 1
 

@@ -42,6 +42,10 @@ class Automaton:
     def allowed(self, state: int) -> Any:
         return self.table[state]
 
+    def lone(self, state: int) -> int | None:
+        ids = self.table[state]
+        return ids[0] if isinstance(ids, tuple) and len(ids) > 1 else None
+
     def advance(self, state: int, token_id: int) -> int:
         assert token_id != EOS
         assert self.table[state] is None or token_id in self.table[state]
@@ -68,6 +72,9 @@ class Script:
             return [EOS]
         return self.tokens[state] if isinstance(self.tokens[state], tuple) else [self.tokens[state]]
 
+    def lone(self, state: int) -> None:
+        return None
+
     def advance(self, state: int, token_id: int) -> int:
         assert token_id in self.allowed(state)
         return state + 1
@@ -84,6 +91,9 @@ class Lists:
 
     def allowed(self, state: int) -> Sequence[int]:
         return self.ids
+
+    def lone(self, state: int) -> None:
+        return None
 
     def advance(self, state: int, token_id: int) -> int:
         return state

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from paligemma.engine.constraints import Choice
 from paligemma.engine.sampling import (
     FEWEST_REPEATED,
     Chain,
@@ -213,3 +214,19 @@ def test_tables_may_repeat_themselves() -> None:
 
 def test_the_largest_seed_works() -> None:
     Single(Sampling(seed=2**63 - 1, temperature=1.0), {1}, answer=1).advance(step_of(0.5, 0.5))
+
+
+@pytest.mark.parametrize("ids", [slice(0, 4), torch.tensor([0, 1, 3]), slice(None)])
+@pytest.mark.parametrize(
+    ("probabilities", "best"),
+    [((0.4, 0.3, 0.05, 0.25), 1), ((0.6, 0.2, 0.05, 0.15), 0), ((0.2, 0.1, 0.0, 0.7), 3)],
+)
+def test_a_lone_id_needs_more_than_all_the_others_together(ids: Any, probabilities: Any, best: int) -> None:
+    """The third case: it is not even the likeliest."""
+    excluded = torch.tensor([2]) if ids == slice(None) else None
+    scores = logits_of(*probabilities)[None].clone()
+    step = Step.of(scores, NOTHING, [Choice(ids, excluded=excluded, lone=0)])
+    assert step.best == [best]
+    assert step.best_logprob == pytest.approx([math.log(probabilities[best])], abs=1e-5)
+    without = Step.of(scores, NOTHING, [Choice(ids, excluded=excluded)])
+    assert without.best == [max(range(4), key=lambda i: probabilities[i])]

@@ -47,6 +47,15 @@ def walk(grammar, seed, eos_share=0.2, limit=400):
     return tokens
 
 
+def test_nothing_stands_alone_against_a_box_anywhere():
+    grammar = BoxGrammar(NANO_TOKENIZER, ["cat"], masks=False)
+    state = grammar.start()
+    assert grammar.lone(state) == NANO_TOKENIZER.eos_id
+    for token in ids(NANO_TOKENIZER, "<loc0001><loc0002><loc0003><loc0004> cat ; "):
+        state = grammar.advance(state, token)
+        assert grammar.lone(state) is None
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     tokenizer=which, labels=names, masks=st.booleans(), labelled=st.booleans(), seed=st.integers(0, 2**32),

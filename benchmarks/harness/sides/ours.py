@@ -65,6 +65,9 @@ class Clock:
     def allowed(self, state: int) -> None:
         return None
 
+    def lone(self, state: int) -> None:
+        return None
+
     def advance(self, state: int, token_id: int) -> int:
         self.times.append(time.perf_counter())
         return state + 1

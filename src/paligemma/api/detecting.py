@@ -49,6 +49,9 @@ class Begun:
     def allowed(self, state: Any) -> Sequence[int]:
         return self.grammar.allowed(state)
 
+    def lone(self, state: Any) -> int | None:
+        return self.grammar.lone(state)
+
     def advance(self, state: Any, token_id: int) -> Any:
         return self.grammar.advance(state, token_id)
 

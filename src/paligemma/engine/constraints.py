@@ -8,7 +8,7 @@ the id and feeds it together with its neighbours, so what is forced costs no for
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +18,7 @@ from paligemma.errors import UsageError
 
 KNOWN_FROM = 256  # ids: larger tuples are read once and kept
 KNOWN_AT_MOST = 32  # of them
-Known = dict[int, tuple[Sequence[int], "Choice"]]  # by identity; holds the ids too, so that it stays theirs
+Known = dict[tuple[int, int | None], tuple[Sequence[int], "Choice"]]  # by identity; holds the ids too, to stay theirs
 
 
 class Constraint(Protocol):
@@ -36,6 +36,13 @@ class Constraint(Protocol):
         """
         ...
 
+    def lone(self, state: Any) -> int | None:
+        """An allowed id that greedy decoding takes only if it is likelier than all the others together; else None.
+
+        "Nothing" is one id where "something" is spread over a thousand: one by one, nothing wins too often.
+        """
+        ...
+
     def advance(self, state: Any, token_id: int) -> Any:
         """The state after an allowed id; never called with eos, after which nothing comes."""
         ...
@@ -48,10 +55,16 @@ class Choice:
     ids: slice | Tensor  # of the vocabulary, or int64[A] ascending
     only: int | None = None  # the one id there is
     excluded: Tensor | None = None  # int64[E]; most of a vocabulary is faster named by what is not in it
+    lone: int | None = None  # see `Constraint.lone`
 
     def id_at(self, place: int) -> int:
         """The id at a place of the scores that `ids` selects."""
         return (self.ids.start or 0) + place if isinstance(self.ids, slice) else int(self.ids[place])
+
+    def others(self, num_ids: int, device: torch.device) -> Tensor:
+        """int64[A]: the ids without `lone`; those `excluded` are among them still."""
+        ids = torch.arange(num_ids, device=device)[self.ids]
+        return ids[ids != self.lone]
 
 
 class Rule:
@@ -91,18 +104,18 @@ class Rule:
         Raises:
             UsageError: no id, or ids this engine never produces.
         """
-        ids = None if self.constraint is None else self.constraint.allowed(state)
-        if ids is None:
+        if self.constraint is None or (ids := self.constraint.allowed(state)) is None:
             return None
-        known = self.known.get(id(ids))
+        lone = self.constraint.lone(state)
+        known = self.known.get((id(ids), lone))
         if known is not None:
             return known[1]
         self._check(ids, state)
-        choice = self._read(ids)
+        choice = replace(self._read(ids), lone=lone)
         if isinstance(ids, tuple) and len(ids) >= KNOWN_FROM:
             if len(self.known) >= KNOWN_AT_MOST:
                 self.known.clear()
-            self.known[id(ids)] = (ids, choice)
+            self.known[id(ids), lone] = (ids, choice)
         return choice
 
     def _read(self, ids: Sequence[int]) -> Choice:

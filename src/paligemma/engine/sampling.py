@@ -138,6 +138,16 @@ def watch(logits: Tensor, log_z: Tensor, ranges: Ranges) -> list[Tensor]:
     return [(logits[:, start:stop].float() - log_z[:, None]).cpu() for start, stop in ranges]
 
 
+def _outweigh(scores: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
+    """Score and id of the best of the others, where together they are likelier than the lone id; else that one's."""
+    assert choice.lone is not None
+    ids = choice.others(len(scores), scores.device)
+    if len(ids) and scores[ids].logsumexp(-1) > scores[choice.lone]:
+        best, place = scores[ids].max(-1)
+        return best, ids[place]
+    return scores[choice.lone], torch.tensor(choice.lone, device=scores.device)
+
+
 @dataclass(frozen=True)
 class Step:
     """What the model said: scores of the next token, for some rows."""
@@ -168,6 +178,8 @@ class Step:
             if choice is not None and choice.excluded is None:
                 best_logit[row], place = logits[row, choice.ids].max(-1)
                 best[row] = choice.ids.start + place if isinstance(choice.ids, slice) else choice.ids[place]
+            if choice is not None and choice.lone is not None and choice.lone == best[row]:
+                best_logit[row], best[row] = _outweigh(logits[row], choice)
         return cls(logits, log_z, best.tolist(), (best_logit - log_z).tolist(), choices, ranges, watched)
 
     def at(self, places: Sequence[int], ranges: Ranges = ()) -> "Step":

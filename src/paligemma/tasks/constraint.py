@@ -125,6 +125,10 @@ class BoxGrammar:
             return (self._separator[len(state.label)],)
         return self._eos
 
+    def lone(self, state: State) -> int | None:
+        """eos before the first box: there is nothing only where that is likelier than a box anywhere."""
+        return self._eos[0] if state.phase == "place" and not state.place and not state.before else None
+
     def advance(self, state: State, token_id: int) -> State:
         """The state behind one allowed token.
 
