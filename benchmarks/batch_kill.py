@@ -24,7 +24,7 @@ from pathlib import Path
 
 from paligemma.jobs import Here, Settings, run_job
 from paligemma.results import Answer
-from paligemma.scenes.first import draw_scene
+from paligemma.scenes import draw_scene
 
 FIRST_SEED = 1_500_000_000
 PARTS = ("memory", "throughput", "kills")

@@ -1,6 +1,6 @@
 """Ways to fine-tune, on the same real data for the same number of steps: what each reaches and what it costs.
 
-    python benchmarks/methods.py --out runs/methods [--model nano] [--steps 100] [--seeds 0 1] [--methods lora full ...]
+    python benchmarks/methods.py --out runs/methods [--model nano-pt-112] [--steps 100] [--seeds 0 1] [--methods ...]
     python benchmarks/methods.py --out runs/methods --table        # of what is there
 
 The data are scikit-learn's handwritten digits: 1,000 to train on, 297 to choose by, 500 to be judged by, asked in
@@ -165,7 +165,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder of the results")
-    parser.add_argument("--model", default="nano", help="what to start from: a name or a folder")
+    parser.add_argument("--model", default="nano-pt-112", help="what to start from: a name or a folder")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=16)

@@ -29,7 +29,7 @@ import torch
 from harness.alone import machine
 
 from paligemma.api import PaliGemma
-from paligemma.checkpoints import resolve
+from paligemma.checkpoints import find_tokenizer
 from paligemma.config import Config, nano
 from paligemma.data.scenes import SceneSource
 from paligemma.model import PaliGemmaModel
@@ -218,7 +218,7 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def setting_of(arguments: argparse.Namespace) -> Setting:
-    tokenizer = Tokenizer.load(arguments.tokenizer or resolve("nano"))
+    tokenizer = Tokenizer.load(arguments.tokenizer or find_tokenizer("nano"))
     config = nano(arguments.px)
     config = replace(config, text=replace(config.text, vocab_size=tokenizer.vocab_size))
     if arguments.size == "tiny":

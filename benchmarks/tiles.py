@@ -2,8 +2,8 @@
 
     python benchmarks/tiles.py [--sheets 12] [--grid 3]
 
-A sheet is grid x grid drawn scenes of 112 px side by side, so each object has a third of its usual side once the sheet
-is squeezed into the model's 112 px. Every sheet is asked for every label that is in it, the label alone in the prompt.
+A sheet is grid x grid drawn scenes of 224 px side by side, so each object has a third of its usual side once the sheet
+is squeezed into the model's 224 px. Every sheet is asked for every label that is in it, the label alone in the prompt.
 Recall and precision at IoU 0.5, and the mean number of seconds for one question.
 """
 
@@ -16,13 +16,13 @@ from PIL import Image
 import paligemma
 from paligemma.api import Tiles
 from paligemma.metrics.detection import match
-from paligemma.scenes.first import draw_scene
+from paligemma.scenes import draw_scene
 
-SIDE_PX = 112
+SIDE_PX = 224
 WAYS = {
     "whole picture": None,
     "tiles=True": True,
-    "Tiles(size_px=150)": Tiles(size_px=150),
+    "Tiles(size_px=300)": Tiles(size_px=300),
     "tiles=(3, 3)": (3, 3),
     "tiles=(4, 4)": (4, 4),
     "tiles=(4, 4), windows only": Tiles(rows=4, cols=4, include_whole=False),
@@ -34,7 +34,7 @@ def sheet(seed, grid):
     picture = Image.new("RGB", (grid * SIDE_PX, grid * SIDE_PX))
     truth = {}
     for i in range(grid * grid):
-        scene = draw_scene(10**6 + seed * grid * grid + i, SIDE_PX)
+        scene = draw_scene(10**9 + seed * grid * grid + i, SIDE_PX, "objects")
         left, top = i % grid * SIDE_PX, i // grid * SIDE_PX
         picture.paste(scene.image, (left, top))
         for thing in scene.things:

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from paligemma.checkpoints.hub import BUNDLED
+from paligemma.checkpoints.hub import BUNDLE, BUNDLED
 from paligemma.disk import Files
 from paligemma.train.config import DataConfig, EvalConfig, OptimConfig, SourceConfig, TrainConfig
 from paligemma.train.run import train
@@ -75,8 +75,8 @@ def tiny_model(folder: Path) -> Path:
     config["vision_config"] |= {**SHRUNK, "projection_dim": 32}
     config |= {"hidden_size": 32, "projection_dim": 32}
     (folder / "config.json").write_text(json.dumps(config))
-    for name in ("tokenizer.json", "preprocessor_config.json"):
-        shutil.copyfile(BUNDLED["nano"] / name, folder / name)
+    shutil.copyfile(BUNDLED["nano"] / "preprocessor_config.json", folder / "preprocessor_config.json")
+    shutil.copyfile(BUNDLE / "tokenizer.json", folder / "tokenizer.json")
     return folder
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from paligemma.checkpoints import find_codec, load_codec, resolve
-from paligemma.scenes.first import draw_scene
+from paligemma.scenes import draw_scene
 from paligemma.tasks.mask_sources import read_instances
 from paligemma.tasks.masks import decoder, round_trip
 from paligemma.tasks.segment import format_segments, parse_segments, segment_prompt
@@ -12,7 +12,7 @@ from paligemma.tasks.segment import format_segments, parse_segments, segment_pro
 codec = load_codec(find_codec(resolve("nano")))
 
 # A drawn picture, whose objects' masks are written as data sets keep them: here as one picture of object numbers.
-scene = draw_scene(seed=3, size_px=224)
+scene = draw_scene(seed=3, size_px=224, kind="objects")
 width, height = scene.image.size
 ids = np.zeros((height, width), np.uint8)
 for number, thing in enumerate(scene.things, start=1):

@@ -3,12 +3,12 @@
 from PIL import Image
 
 import paligemma
-from paligemma.scenes.first import draw_scene
+from paligemma.scenes import draw_scene
 
-scenes = [draw_scene(seed, 112) for seed in range(9)]
-sheet = Image.new("RGB", (336, 336))  # nine drawn scenes side by side
+scenes = [draw_scene(1_000_000_000 + k, 224, "objects") for k in range(9)]
+sheet = Image.new("RGB", (672, 672))  # nine drawn scenes side by side
 for i, scene in enumerate(scenes):
-    sheet.paste(scene.image, (i % 3 * 112, i // 3 * 112))
+    sheet.paste(scene.image, (i % 3 * 224, i // 3 * 224))
 label = scenes[0].things[0].label
 there = sum(thing.label == label for scene in scenes for thing in scene.things)
 

@@ -34,13 +34,14 @@ with TemporaryDirectory() as name:
     new = [(tomato(ripe, rng), ripe) for ripe in ["yes", "no"] * 4]
 
     config = TrainConfig(
-        model="nano", out=folder / "run", data=DataConfig(train=(SourceConfig(path=str(folder / "train.jsonl")),)),
+        model="nano-pt-112", out=folder / "run",
+        data=DataConfig(train=(SourceConfig(path=str(folder / "train.jsonl")),)),
         lora=LoraConfig(rank=8, where=("lm",)), optim=OptimConfig(lr=5e-3), batch_size=8, steps=12,
     )  # fmt: skip
     summary = train(config, quiet=True)
     print((folder / "run" / "trainable.txt").read_text().splitlines()[-1])
 
-    before, after = paligemma.load("nano"), paligemma.load("nano", adapter=folder / "run" / "last")
+    before, after = paligemma.load("nano-pt-112"), paligemma.load("nano-pt-112", adapter=folder / "run" / "last")
     for told, model in (("before", before), ("after", after)):
         answers = [model.ask(picture, QUESTION).text for picture, _ in new]
         right = sum(answer == ripe for answer, (_, ripe) in zip(answers, new, strict=True))

@@ -48,15 +48,15 @@ with TemporaryDirectory() as name:
     rows = formats.write(to_rows(entries, reading, Rules()).entries, "jsonl", folder / "rows").written[0]
     print(json.loads(rows.read_text().splitlines()[0]))
 
-    before = paligemma.load("nano")
+    before = paligemma.load("nano-pt-112")
     print(check(open_source(rows), before.processor, max_tokens=128).to_text().splitlines()[0])
 
     config = TrainConfig(
-        model="nano", out=folder / "run", data=DataConfig(train=(SourceConfig(path=str(rows)),)),
+        model="nano-pt-112", out=folder / "run", data=DataConfig(train=(SourceConfig(path=str(rows)),)),
         lora=LoraConfig(where=("lm",)), optim=OptimConfig(lr=3e-3), batch_size=6, steps=16,
     )  # fmt: skip
     train(config, quiet=True)
-    after = paligemma.load("nano", adapter=folder / "run" / "last")
+    after = paligemma.load("nano-pt-112", adapter=folder / "run" / "last")
 
 image, objects = shelf(rng)
 print("there: ", [(label, [left, top, left + width, top + height]) for label, (left, top, width, height) in objects])

@@ -15,7 +15,7 @@ from paligemma.train.judging.benchmark import evaluate
 from paligemma.train.run import train
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--model", default="nano")
+parser.add_argument("--model", default="nano-pt-112")
 parser.add_argument("--steps", type=int, default=4)
 parser.add_argument("--test", type=int, default=20, help="digits to be judged by, of 500")
 arguments = parser.parse_args()

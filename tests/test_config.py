@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from paligemma.config import (
     ALL_TASKS,
     HF_PADDING_ROWS,
-    NANO,
     VARIANTS,
     VOCAB_SIZE,
     Config,
     TextConfig,
     VisionConfig,
     did_you_mean,
+    nano,
     so400m,
     variant,
 )
@@ -37,6 +37,9 @@ PARAMETERS = {
 TENSORS = {"paligemma-3b": 603, "paligemma2-3b": 727, "paligemma2-10b": 903, "paligemma2-28b": 947}
 CACHE_BYTES = {"paligemma-3b": 18_432, "paligemma2-3b": 106_496, "paligemma2-10b": 344_064, "paligemma2-28b": 376_832}
 ARCHITECTURES = {v.config: v.name for v in VARIANTS.values()}  # one name for each different one
+
+
+NANO = nano(112)
 
 
 def family(name):
@@ -97,12 +100,12 @@ def test_published_names():
         assert name == found.name
         assert found.hub_id == (None if found.kind == "nano" else f"google/{name}")
         assert set(found.tasks) <= set(ALL_TASKS)
-        assert found.kind == "nano" or name.endswith(f"-{found.config.vision.image_size_px}")
+        assert name.endswith(f"-{found.config.vision.image_size_px}")
 
 
 def test_names_are_looked_up_with_and_without_owner():
     assert variant("google/paligemma2-3b-mix-448") is variant("paligemma2-3b-mix-448")
-    assert Config.of("nano") is NANO
+    assert variant("nano") is variant("nano-mix-224")
 
 
 @pytest.mark.parametrize(

@@ -267,14 +267,6 @@ _FT_V1: dict[str, tuple[str, tuple[int, ...]]] = {
     "widgetcap": ("caption", (224, 448)),
 }
 
-NANO = Config(
-    vision=VisionConfig(width=192, depth=6, mlp_dim=768, num_heads=6, image_size_px=112),
-    text=TextConfig(
-        width=192, depth=6, mlp_dim=768, num_heads=6, num_kv_heads=2, head_dim=32, vocab_size=2176,
-        post_norms=True, attn_logit_softcap=50.0, final_logit_softcap=30.0, sliding_window=4096,
-    ),
-)  # fmt: skip
-
 
 def nano(image_size_px: int) -> Config:
     """Our own small model of the drawn world: Gemma 2's blocks without the cap on attention, which SDPA cannot do."""
@@ -287,11 +279,22 @@ def nano(image_size_px: int) -> Config:
     )  # fmt: skip
 
 
+def _nano(kind: str, px: int) -> Variant:
+    return Variant(
+        name=f"nano-{kind}-{px}",
+        config=nano(px),
+        family="PaliGemma 2",
+        size="nano",
+        kind="nano",
+        text_length=256,
+        licence="apache-2.0",
+    )
+
+
 _ALL: list[Variant] = [
-    Variant(
-        name="nano", config=NANO, family="PaliGemma 2", size="nano", kind="nano",
-        tasks=("caption", "ask", "detect", "segment"), text_length=128, licence="apache-2.0",
-    ),
+    _nano("pt", 112),
+    _nano("pt", 224),
+    _nano("mix", 224),
     _v1(224, "pt", text_length=128),
     _v1(448, "pt", text_length=512),
     _v1(896, "pt", text_length=512),
@@ -317,6 +320,13 @@ _ALL: list[Variant] = [
     _v2("28b", 448, "mix", tasks=ALL_TASKS),
 ]  # fmt: skip
 VARIANTS: dict[str, Variant] = {v.name: v for v in _ALL}
+ALIASES = {"nano": "nano-mix-224"}  # the model that answers when none is named
+
+
+def find_variant(name: str) -> Variant | None:
+    """The published checkpoint of a hub name, with or without `google/`, or of an alias; None where there is none."""
+    short = name.removeprefix("google/")
+    return VARIANTS.get(ALIASES.get(short, short))
 
 
 def variant(name: str) -> Variant:
@@ -325,7 +335,8 @@ def variant(name: str) -> Variant:
     Raises:
         UsageError: unknown name; the sentence suggests the nearest one.
     """
-    short = name.removeprefix("google/")
-    if short not in VARIANTS:
-        raise UsageError(f"unknown model {name!r}{did_you_mean(short, VARIANTS)} (`paligemma list` shows all)")
-    return VARIANTS[short]
+    found = find_variant(name)
+    if found is None:
+        near = did_you_mean(name.removeprefix("google/"), [*ALIASES, *VARIANTS])
+        raise UsageError(f"unknown model {name!r}{near} (`paligemma list` shows all)")
+    return found

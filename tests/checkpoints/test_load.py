@@ -14,7 +14,7 @@ from paligemma.checkpoints.big_vision import write_npz
 from paligemma.checkpoints.conversion import save
 from paligemma.checkpoints.load import PICKLES, load_checkpoint, open_checkpoint
 from paligemma.checkpoints.tensors import ModelTensors, empty_model, parameter_shapes
-from paligemma.config import IMAGE_SLOT, NANO, Config, TextConfig
+from paligemma.config import IMAGE_SLOT, Config, TextConfig, nano
 from paligemma.errors import CheckpointError, ResourceError, UnavailableError, UsageError
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -149,6 +149,9 @@ def test_what_a_directory_may_lack(tmp_path, old_keys):
         load_checkpoint(tmp_path / "nowhere")
 
 
+NANO = nano(112)
+
+
 def small_nano(tmp_path, px):
     config = NANO.at_resolution(px)
     save(draw_model(config), tmp_path, dtype="bfloat16", image_token_id=3)
@@ -172,14 +175,14 @@ def test_the_wrong_resolution_is_recognised(tmp_path):
 def test_a_named_variant_replaces_the_configuration(tmp_path):
     directory = small_nano(tmp_path, 112)
     (directory / "config.json").unlink()
-    found = load_checkpoint(directory, variant="nano")
+    found = load_checkpoint(directory, variant="nano-pt-112")
     assert found.config == NANO
     with pytest.raises(CheckpointError, match=r"does not fit the architecture \S+-mix-448: .*these look like nano"):
         load_checkpoint(directory, variant="google/paligemma2-3b-mix-448")
     with pytest.raises(UsageError, match="did you mean 'nano'"):
         load_checkpoint(directory, variant="nanno")
     path = write_npz(ModelTensors(found.model), NANO, tmp_path / "x.npz", dtype=torch.float16, params_prefix=False)
-    assert load_checkpoint(path, variant="nano").config == NANO
+    assert load_checkpoint(path, variant="nano-pt-112").config == NANO
 
 
 def test_a_variant_takes_the_rows_the_file_has():
@@ -187,14 +190,14 @@ def test_a_variant_takes_the_rows_the_file_has():
 
     assert _variant_with_rows("paligemma-3b-pt-224", 257216).text.padding_rows == 64
     assert _variant_with_rows("paligemma-3b-pt-224", 257152).text.padding_rows == 0
-    assert _variant_with_rows("nano", NANO.text.vocab_size).text.padding_rows == 0
+    assert _variant_with_rows("nano-pt-112", NANO.text.vocab_size).text.padding_rows == 0
 
 
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        ("nano", "nano"),
-        ("models--google--nano/snapshots/abc", "nano"),
+        ("nano-pt-112", "nano-pt-112"),
+        ("models--google--nano-pt-112/snapshots/abc", "nano-pt-112"),
         ("my-model", None),
         ("paligemma-3b-pt-224", None),  # the name says one thing, the weights another
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.adapters import write_adapter
 
-from paligemma.checkpoints import load_checkpoint, resolve, save
+from paligemma.checkpoints import find_codec, load_checkpoint, resolve, save
 from paligemma.checkpoints.adapters import load_adapter
 from paligemma.checkpoints.conversion import random_logits
 from paligemma.checkpoints.merging import merge, merge_in_place
@@ -26,7 +26,7 @@ def base(request, tmp_path_factory):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(GOLDEN / request.param / name, directory)
     shutil.copy(GOLDEN / "processor" / "tok-added" / "tokenizer.json", directory)
-    shutil.copy(resolve("nano") / "mask_codec.npz", directory)
+    shutil.copy(find_codec(resolve("nano")), directory)
     (directory / "calibration.json").write_text('{"temperature": 2.0}')
     return directory
 

@@ -49,7 +49,7 @@ def test_the_order_of_parts_is_always_the_same():
     assert list(methods_of("head=int4,vision=int8,lm=nf4")) == list(PARTS)
 
 
-@pytest.mark.parametrize("variant", ["paligemma-3b-pt-224", "paligemma2-3b-pt-448", "nano"])
+@pytest.mark.parametrize("variant", ["paligemma-3b-pt-224", "paligemma2-3b-pt-448", "nano-pt-112"])
 def test_every_matrix_but_the_projectors_belongs_to_a_part(variant):
     shapes = parameter_shapes(VARIANTS[variant].config)
     plain = {name for name, shape in shapes.items() if method_of(name, shape, methods_of("int4")) is None}

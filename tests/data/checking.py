@@ -3,12 +3,12 @@
 import numpy as np
 from PIL import Image
 
-from paligemma.checkpoints import resolve
+from paligemma.checkpoints import find_tokenizer
 from paligemma.data.example import Example
 from paligemma.processor import Processor
 from paligemma.tokenizer import Tokenizer
 
-PROCESSOR = Processor(Tokenizer.load(resolve("nano")), image_size_px=56, num_image_tokens=16)
+PROCESSOR = Processor(Tokenizer.load(find_tokenizer("nano")), image_size_px=56, num_image_tokens=16)
 PLACE = "<loc0100><loc0200><loc0300><loc0400>"
 MASK = "".join(f"<seg{i:03d}>" for i in range(16))
 

@@ -120,7 +120,7 @@ def test_the_fingerprint_sees_another_adapter(directory, tmp_path):
 
 
 def test_the_batch_size_follows_memory_and_model():
-    small, large = VARIANTS["nano"].config, VARIANTS["paligemma2-28b-mix-448"].config
+    small, large = VARIANTS["nano-mix-224"].config, VARIANTS["paligemma2-28b-mix-448"].config
     sizes = [automatic_batch_size(large, 2, gib << 30, 64) for gib in (0, 1, 8, 64, 512)]
     assert sizes == sorted(sizes)
     assert sizes[0] == 1

@@ -81,7 +81,8 @@ def test_typed_control_tokens_are_pointed_out(prompt):
         ("paligemma-3b-ft-cococap-448", "caption de", "caption en"),
         ("paligemma-3b-ft-coco35l-224", "cap de", "caption de"),
         ("paligemma-3b-ft-vqav2-448", "answer fr où?", "answer en où?"),
-        ("nano", "caption zh", "caption en"),
+        ("nano", "caption it", "caption en"),
+        ("nano", "cap zh", "caption zh"),
     ],
 )
 def test_a_prompt_is_put_into_the_checkpoints_own_dialect(name, prompt, meant):
@@ -91,10 +92,10 @@ def test_a_prompt_is_put_into_the_checkpoints_own_dialect(name, prompt, meant):
 
 
 def test_nano_says_which_things_it_has_seen():
-    assert lint("detect cat ; house", "detect", variant("nano")) == []
-    (notice,) = lint("detect cat ; bicycle", "detect", variant("nano"))
-    assert (notice.code, "'bicycle'; it knows" in notice.message) == ("unknown_object", True)
-    assert lint("detect bicycle", "detect", variant("paligemma2-3b-mix-448")) == []
+    assert lint("detect cat ; Haus ; 猫", "detect", variant("nano")) == []
+    (notice,) = lint("detect cat ; zebra", "detect", variant("nano"))
+    assert (notice.code, "'zebra'; it knows" in notice.message) == ("unknown_object", True)
+    assert lint("detect zebra", "detect", variant("paligemma2-3b-mix-448")) == []
 
 
 def test_which_prompts_a_checkpoint_knows():

@@ -17,7 +17,7 @@ BOX = "<loc0100><loc0200><loc0900><loc0800> cat"
 @cache
 def nano():
     """The bundled model with its processor; tests do not train it."""
-    return begin(TrainConfig(model="nano", precision="fp32"))
+    return begin(TrainConfig(model="nano-pt-112", precision="fp32"))
 
 
 def example(prefix="caption en", suffix="a red cat", name="rows:0", images=1):

@@ -177,7 +177,7 @@ def test_the_chunked_loss_is_the_whole_loss_in_less_memory(capsys):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_nano_learns_and_how_fast(capsys, checkpointing):
     config = TrainConfig(
-        model="nano", steps=20, batch_size=64, checkpointing=checkpointing, save_every=0, save_minutes=0.0,
+        model="nano-pt-112", steps=20, batch_size=64, checkpointing=checkpointing, save_every=0, save_minutes=0.0,
         optim=OptimConfig(lr=3e-4, warmup=0.0), data=tiny_config().data,
     )  # fmt: skip
     start = begin(config)

@@ -173,7 +173,7 @@ def test_the_fingerprint_is_of_the_base_before_changes():
         ({"train": ("attention",), "lora": {"where": ("lm",)}}, "self_attn.q_proj would get an adapter"),
         ({"quantize": "nf4", "lora": {"dora": True}}, "DoRA"),
         ({"lora": {"rank": 0}}, "rank"),
-        ({"lora": {}, "model": "scratch:nano"}, "random weights"),
+        ({"lora": {}, "model": "scratch:nano-pt-112"}, "random weights"),
     ],
 )
 def test_contradictions_are_refused(options, message):

@@ -31,7 +31,7 @@ def test_a_folder_is_taken_as_it_is(folder):
 
 
 def test_the_bundled_model_brings_its_mask_codec():
-    start = begin(TrainConfig(model="nano"))
+    start = begin(TrainConfig(model="nano-pt-112"))
     assert start.codec_path is not None
     assert {parameter.dtype for parameter in start.model.parameters()} == {torch.float32}
     assert start.processor.tokenizer.loc_start > 0
@@ -84,7 +84,7 @@ def test_scratch_takes_architecture_and_tokenizer_alone(folder, tmp_path):
 
 
 def test_scratch_of_a_bundled_name_has_its_architecture_and_tokenizer():
-    start, there = begin(TrainConfig(model="scratch:nano")), begin(TrainConfig(model="nano"))
+    start, there = begin(TrainConfig(model="scratch:nano-pt-112")), begin(TrainConfig(model="nano-pt-112"))
     assert start.model.config == there.model.config
     assert start.processor.tokenizer.vocab_size == there.processor.tokenizer.vocab_size
     assert not torch.equal(start.model.projector.weight, there.model.projector.weight)

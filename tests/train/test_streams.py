@@ -34,7 +34,7 @@ class Examples:
 
 @pytest.fixture(scope="module")
 def processor():
-    return load("nano").processor
+    return load("nano-pt-112").processor
 
 
 def stream_of(processor, **changes):
@@ -168,7 +168,7 @@ def told(examples, **more):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    stream = stream_of(load("nano").processor)
+    stream = stream_of(load("nano-pt-112").processor)
     with Loader(stream, start=2, stop=8, workers=2) as loader:
         found = [ids(step) for step in loader]
     assert found == [ids(stream.micro_batches(step)) for step in range(2, 8)]

@@ -107,10 +107,10 @@ def tiny_trainer(config: TrainConfig | None = None, stream: Any = None, **more: 
 
 def save_tiny_model(folder: Path, dtype: str = "float32") -> Path:
     """A tiny random model with nano's tokenizer, in Hugging Face's format."""
-    from paligemma.checkpoints import resolve, save
+    from paligemma.checkpoints import find_tokenizer, save
     from paligemma.tokenizer import Tokenizer
 
-    tokenizer = resolve("nano")
+    tokenizer = find_tokenizer("nano")
     text = replace(TINY[2].text, vocab_size=Tokenizer.load(tokenizer).vocab_size, padding_rows=0)
     model = draw_model(replace(TINY[2], text=text))
     with torch.no_grad():

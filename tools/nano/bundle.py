@@ -17,10 +17,10 @@ from tools.nano.report import SHARED, assembled, calibration_error, fitted, judg
 import paligemma
 from paligemma.api.calibrating import save_calibration
 from paligemma.checkpoints import convert
-from paligemma.checkpoints.hub import CALIBRATION
+from paligemma.checkpoints.hub import BUNDLE, CALIBRATION
 from paligemma.train.judging.benchmark import Report
 
-TARGET = Path(paligemma.__file__).parent / "checkpoints" / "nano"
+TARGET = BUNDLE
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODELS = {f"nano-{name}": name for name, stage in STAGES.items() if stage.plan.questions}  # name: the stage it is
@@ -56,6 +56,7 @@ def bundle(
         for stage in STAGES
         if (folder / stage / "heads.safetensors").is_file()
     }
+    record["training"] = {stage: told for stage in STAGES if (told := training(folder / stage))}
     file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_page(record, docs)
     return record
@@ -65,7 +66,7 @@ def one(name: str, folder: Path, target: Path, scenes: int, compared: int, docs:
     """Converts, calibrates and judges one model; returns its entry of the record."""
     weights, home = folder / MODELS[name] / "last", target / name
     convert(weights, home, format="int8", overwrite=True)
-    for file in (SHARED[0], CALIBRATION):
+    for file in (*SHARED, CALIBRATION):
         (home / file).unlink(missing_ok=True)
     with assembled(weights, folder, name) as place:
         before = judged(place, compared)
@@ -83,7 +84,7 @@ def one(name: str, folder: Path, target: Path, scenes: int, compared: int, docs:
         "calibration_error": round(calibration_error(whole, calibration), 4),
     }
     return {
-        "stage": MODELS[name], "training": training(folder / MODELS[name]),
+        "stage": MODELS[name],
         "bytes": (home / "int8.safetensors").stat().st_size,
         "int8": {**whole.to_dict(), **errors}, "float": brief(before), "rounded": brief(rounded),
     }  # fmt: skip
@@ -95,12 +96,20 @@ def brief(report: Report) -> dict[str, Any]:
 
 
 def training(stage: Path) -> dict[str, Any]:
-    """Steps of a stage, and what they learnt from, by its journal; empty without one."""
-    if not (stage / "metrics.jsonl").is_file():
+    """Steps of a stage, the pictures they learnt from and the minutes they took, by its journal; empty without one."""
+    journal, times = (_rows(stage / name) for name in ("metrics.jsonl", "timings.jsonl"))
+    pictures = {row["step"]: row["examples"] for row in journal if "examples" in row}
+    seconds = {row["step"]: row["seconds"] for row in times if "seconds" in row}
+    if not pictures:
         return {}
-    lines = (stage / "metrics.jsonl").read_text().splitlines()
-    steps = {row["step"]: row for row in map(json.loads, lines) if "examples" in row}
-    return {"steps": len(steps), "questions": round(sum(row["examples"] for row in steps.values()))}
+    return {
+        "steps": len(pictures), "pictures": round(sum(pictures.values())),
+        "minutes": round(sum(seconds.values()) / 60),
+    }  # fmt: skip
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def write_page(record: dict[str, Any], docs: Path) -> None:

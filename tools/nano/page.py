@@ -35,7 +35,8 @@ def section(record: Mapping[str, Any]) -> str:
     """All tables of a record."""
     models: Mapping[str, Any] = record["models"]
     first = next(iter(models.values()))["int8"]
-    scenes = f"{first['limit']:,} held-out scenes of version {first['scenes_version']}"
+    counts = ", ".join(f"{one['int8']['limit']:,} (`{name}`)" for name, one in models.items())
+    scenes = f"the first {counts} held-out scenes of version {first['scenes_version']}"
     parts = [
         f"On {scenes}, seed {first['seed']}, greedy, as they are bundled:",
         _main(models),
@@ -48,6 +49,8 @@ def section(record: Mapping[str, Any]) -> str:
         "Before and after int8, on the same scenes:",
         _rounded(models),
     ]
+    if record.get("training"):
+        parts += ["How long each stage trained:", _trained(record["training"])]
     if record.get("seeing"):
         parts += [
             "What linear read-outs of the tower say rightly about single patches, stage by stage:",
@@ -111,6 +114,13 @@ def _rounded(models: Mapping[str, Any]) -> str:
         for name, one in models.items()
     ]  # fmt: skip
     return table(["model", *(f"`{name}`" for name in MAIN), "scenes", "file"], rows)
+
+
+def _trained(stages: Mapping[str, Any]) -> str:
+    rows = [
+        [stage, *(f"{told[what]:,}" for what in ("steps", "pictures", "minutes"))] for stage, told in stages.items()
+    ]
+    return table(["stage", "steps", "pictures", "minutes"], rows)
 
 
 def _seeing(stages: Mapping[str, Any]) -> str:

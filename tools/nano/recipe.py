@@ -3,7 +3,7 @@
     see        stage 0   vision tower alone: the truth about every patch, 112 px, half of it windows of larger pictures
     pt-112     stage 1   everything, eight packed questions a picture, the patches' truth beside them
     pt-224     stage 2   the same at 224 px, with more to read
-    mix-224    stage 3   each question in a row of its own, as the model will be asked; the rate falls to 0
+    mix-224    stage 3   a fifth of the steps as the model will be asked, masks weigh more; the rate falls to 0
 
 A stage stops at its last step, or at a signal, and goes on when it is started again. Weights of a finished stage lie in
 `runs/nano1/STAGE/last`, the read-outs of patches, which the next stage takes up, in `STAGE/heads.safetensors`. On two
@@ -91,9 +91,11 @@ STAGES = {
         ),
         Step(
             name="mix-224", after="pt-224", image_size_px=224, steps=3_000,
-            optim=replace(OPTIM, lr=8e-4, schedule="cosine", warmup=50),
+            optim=replace(OPTIM, schedule="cosine", warmup=50),
+            loss=replace(LOSS, mask_token_weight=0.5),
             plan=ScenePlan(
-                pictures=80, micro=80, alone=1.0, clips=5, moving=0.25, oftener=OFTENER, languages=LANGUAGES
+                pictures=160, micro=160, alone=0.2, clips=10, moving=0.25, kinds=READ_MORE,
+                oftener={**OFTENER, "segment": 1.5}, languages=LANGUAGES,
             ),
         ),
     )

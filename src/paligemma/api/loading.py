@@ -13,7 +13,7 @@ import torch
 
 from paligemma.api.building import built, place_of, wait_in_host
 from paligemma.api.model import IMAGE_CACHE, PaliGemma
-from paligemma.checkpoints import find_codec, resolve
+from paligemma.checkpoints import find_codec, find_tokenizer, resolve
 from paligemma.checkpoints.adapter_config import read_adapter_config
 from paligemma.checkpoints.adapters import CONFIG as ADAPTER_CONFIG
 from paligemma.checkpoints.adapters import find_adapter, is_adapter, load_adapter, trained_size_px
@@ -24,7 +24,7 @@ from paligemma.checkpoints.pack_report import PackReport
 from paligemma.checkpoints.placement import choose_dtype
 from paligemma.checkpoints.processing import load_processor
 from paligemma.checkpoints.tensors import common_dtype
-from paligemma.config import VARIANTS
+from paligemma.config import find_variant
 from paligemma.errors import CheckpointError, UnavailableError, UsageError
 from paligemma.metrics.calibration import Calibration
 from paligemma.processor import Processor
@@ -85,7 +85,7 @@ def load(
         sha256 = _fingerprint(opened, chosen, packed)
         load_adapter(model, adapter_path, base=called, base_sha256=sha256, any_base=any_base)
     return PaliGemma(
-        model, processor, name=called, variant=VARIANTS.get(opened.name or ""), image_cache=image_cache,
+        model, processor, name=called, variant=find_variant(opened.name or ""), image_cache=image_cache,
         notes=[*notes, *wait_in_host(model, place, offload)], codec_path=find_codec(path),
         calibration=_calibration(path, adapter_path, calibration), adapter_path=adapter_path, packed=packed,
         invariant=invariant,
@@ -98,7 +98,7 @@ def _processor(opened: Opened, size_px: int, tokenizer: str | os.PathLike[str] |
     Raises:
         CheckpointError: no tokenizer, or one of another model. UsageError: unknown resizer.
     """
-    words = resolve(os.fspath(tokenizer)) if tokenizer is not None else opened.tokenizer_path
+    words = find_tokenizer(os.fspath(tokenizer)) if tokenizer is not None else opened.tokenizer_path
     if words is None:
         raise CheckpointError(
             f"{opened.path} comes without a tokenizer; put tokenizer.json or tokenizer.model beside it, or give "

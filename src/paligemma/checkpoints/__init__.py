@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
     from paligemma.checkpoints.hf import LAYOUTS
     from paligemma.checkpoints.hf_config import ImageSettings
-    from paligemma.checkpoints.hub import pull, resolve
+    from paligemma.checkpoints.hub import find_tokenizer, pull, resolve
     from paligemma.checkpoints.load import Checkpoint, load_checkpoint
     from paligemma.checkpoints.mask_codec import find_codec, load_codec, save_codec
     from paligemma.checkpoints.merging import MergeReport, merge
@@ -33,6 +33,7 @@ _FILES = {
     "save": "conversion",
     "LAYOUTS": "hf",
     "ImageSettings": "hf_config",
+    "find_tokenizer": "hub",
     "pull": "hub",
     "resolve": "hub",
     "Checkpoint": "load",
@@ -56,6 +57,7 @@ __all__ = [
     "QuantizationReport",
     "convert",
     "find_codec",
+    "find_tokenizer",
     "load_adapter",
     "load_checkpoint",
     "load_codec",

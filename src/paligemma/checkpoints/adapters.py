@@ -21,7 +21,7 @@ from paligemma.checkpoints.fingerprint import fingerprint
 from paligemma.checkpoints.hf import EMBEDDING, HEAD, hf_key, normalise
 from paligemma.checkpoints.safetensors_io import TORCH_TYPES, TensorFiles, read_header, write_file, writing
 from paligemma.checkpoints.tensors import Shape, parameter_shapes, quantised, told
-from paligemma.config import VARIANTS, Config
+from paligemma.config import Config, find_variant
 from paligemma.errors import CheckpointError, UnavailableError, UsageError
 from paligemma.linear.lora import Lora, LoraLinear
 from paligemma.linear.swap import linears
@@ -255,9 +255,9 @@ def _check_base(adapter: Adapter, name: str | None, here: str) -> None:
     Raises:
         CheckpointError: the adapter says it was trained on another model.
     """
-    published = [(one or "").removeprefix("google/") for one in (adapter.base, name)]
     if adapter.base_sha256 is None:
-        same = published[0] == published[1] or any(one not in VARIANTS for one in published)
+        published = [find_variant(one or "") for one in (adapter.base, name)]
+        same = None in published or published[0] == published[1]
         found = expected = ""
     else:
         same = here == adapter.base_sha256
@@ -333,4 +333,5 @@ def _found_again(base: str | None) -> str | None:
         return base
     if Path(base).expanduser().exists():
         return str(Path(base).expanduser().resolve())
-    return (VARIANTS[base].hub_id or base) if base in VARIANTS else base
+    known = find_variant(base)
+    return (known and known.hub_id) or base

@@ -235,7 +235,7 @@ def quantize(
 
 def _opened(source: "str | Path", revision: str | None, variant: str | None, tokenizer: "str | Path | None") -> Opened:
     opened = open_checkpoint(hub.resolve(source, revision), variant)
-    return opened if tokenizer is None else replace(opened, tokenizer_path=hub.resolve(tokenizer))
+    return opened if tokenizer is None else replace(opened, tokenizer_path=hub.find_tokenizer(tokenizer))
 
 
 def _write(

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from paligemma.checkpoints.hf_config import ImageSettings, config_json, preprocessor_json
+from paligemma.checkpoints.hub import TOKENIZER_FILES
 from paligemma.checkpoints.safetensors_io import TORCH_TYPES, TensorFiles, write_sharded
 from paligemma.checkpoints.tensors import Shape, TensorSource, look_alike, parameter_shapes, quantised
 from paligemma.config import Config
@@ -33,13 +34,6 @@ LAYOUTS = {  # (image encoder, projector, decoder)
     "4.5x": ("model.vision_tower.vision_model.", "model.multi_modal_projector.linear.", "model.language_model."),
     "5.23": ("model.vision_tower.", "model.multi_modal_projector.linear.", "model.language_model."),
 }
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 HEAD = "lm_head.weight"
 EMBEDDING = "language_model.embed_tokens.weight"
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|position_ids)$")  # constants that old files carry along

@@ -9,16 +9,22 @@ Hugging Face Space of the demo and, should that be out of reach, in big_vision's
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from paligemma.config import VARIANTS, did_you_mean
+from paligemma.config import ALIASES, VARIANTS, did_you_mean
 from paligemma.errors import ResourceError, UnavailableError, UsageError
 
-BUNDLED = {"nano": Path(__file__).with_name("nano")}
+BUNDLE = Path(__file__).with_name("nano")  # of the bundled models; what they share lies beside their folders
+BUNDLED = {v.name: BUNDLE / v.name for v in VARIANTS.values() if v.kind == "nano"}
+BUNDLED |= {alias: BUNDLED[name] for alias, name in ALIASES.items()}
 WANTED = ["*.safetensors", "*.safetensors.index.json", "*.npz", "*.json", "tokenizer.model"]
 _WEIGHTS = ("*.safetensors", "*.npz")
 _HUB = "https://huggingface.co"
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 CODEC = "vae-oid"
 CODEC_FILES = ("mask_codec.npz", "vae-oid.npz")  # beside a model's weights, the first one found counts
 CALIBRATION = "calibration.json"  # beside a model's weights: what its scores mean
@@ -71,7 +77,8 @@ def _repository(name: str) -> str:
     if "/" in short or name.startswith("google/"):
         return name
     raise UnavailableError(
-        f"unknown model {name!r}{did_you_mean(short, VARIANTS)} (`paligemma list` shows all; a directory works too)"
+        f"unknown model {name!r}{did_you_mean(short, [*ALIASES, *VARIANTS])} "
+        "(`paligemma list` shows all; a directory works too)"
     )
 
 
@@ -88,10 +95,36 @@ def _hugging_face_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
 
 
-def codec_beside(model_path: Path) -> Path | None:
-    """The mask codec in a model's directory, or in that of its weight file."""
+def beside(model_path: Path, names: Sequence[str]) -> Path | None:
+    """The first file of these names with a model's weights, or with what bundled models share.
+
+    Args:
+        model_path: directory or weight file of the model.
+    """
     directory = model_path if model_path.is_dir() else model_path.parent
-    return next((directory / name for name in CODEC_FILES if (directory / name).is_file()), None)
+    folders = [directory, directory.parent] if directory.parent == BUNDLE else [directory]
+    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+
+
+def tokenizer_beside(model_path: Path) -> Path | None:
+    """The directory of a model's tokenizer, if it lies with its weights."""
+    found = beside(model_path, TOKENIZER_FILES[:2])
+    return found and found.parent
+
+
+def find_tokenizer(name: "str | Path") -> Path:
+    """Where the tokenizer of a model is; a file or directory of another kind stays as it is.
+
+    Raises:
+        UnavailableError: as `resolve`.
+    """
+    path = resolve(name)
+    return (tokenizer_beside(path) if path.is_dir() else None) or path
+
+
+def codec_beside(model_path: Path) -> Path | None:
+    """The mask codec of a model, if it lies with its weights."""
+    return beside(model_path, CODEC_FILES)
 
 
 def pulled_codec() -> Path | None:

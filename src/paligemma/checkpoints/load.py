@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from paligemma.checkpoints import big_vision, hub
-from paligemma.checkpoints.hf import TOKENIZER_FILES, HFTensors, resemblance
+from paligemma.checkpoints.hf import HFTensors, resemblance
 from paligemma.checkpoints.hf_config import ImageSettings, read_config, read_image_settings
 from paligemma.checkpoints.quantized import QuantizedTensors, read_coding
 from paligemma.checkpoints.safetensors_io import TensorFiles, find_files
@@ -205,7 +205,7 @@ def _open_hf(path: Path, variant_name: str | None) -> Opened:
         format="hf" if coding is None else coding.format,
         image_token_id=image_token_id,
         image=read_image_settings(directory, config),
-        tokenizer_path=_tokenizer(directory),
+        tokenizer_path=hub.tokenizer_beside(directory),
         name=_name(path, config),
     )
 
@@ -239,7 +239,7 @@ def _open_npz(path: Path, variant_name: str | None) -> Opened:
         format="big_vision",
         image_token_id=sidecar.image_token_id,
         image=ImageSettings(config.vision.image_size_px, sidecar.resize),
-        tokenizer_path=_tokenizer(path if path.is_dir() else path.parent),
+        tokenizer_path=hub.tokenizer_beside(path),
         name=_name(path, config),
     )
 
@@ -249,10 +249,6 @@ def _variant_with_rows(name: str, rows: int) -> Config:
     config = variant(name).config
     vocab_size, padding_rows = split_vocabulary(rows, config.text.vocab_size)
     return config.with_padding_rows(padding_rows if vocab_size == config.text.vocab_size else 0)
-
-
-def _tokenizer(directory: Path) -> Path | None:
-    return directory if any((directory / name).is_file() for name in TOKENIZER_FILES[:2]) else None
 
 
 def _name(path: Path, config: Config) -> str | None:

@@ -163,7 +163,8 @@ def look_alike(*, vision_width: int, text_width: int, text_depth: int, image_siz
     for variant in VARIANTS.values():
         vision, text = variant.config.vision, variant.config.text
         if (vision.width, text.width, text.depth) == (vision_width, text_width, text_depth):
-            return f"{'-'.join(variant.name.split('-')[:2])} at {image_size_px} px"
+            stem = "nano" if variant.kind == "nano" else "-".join(variant.name.split("-")[:2])
+            return f"{stem} at {image_size_px} px"
     return None
 
 

@@ -58,8 +58,7 @@ class Pool:
         dtype = runner.cache_dtype or model.projector.weight.dtype
         self.runner, self.slots, self.recorder, self.fixed_shapes = runner, slots, recorder, fixed_shapes
         self.cache = RaggedCache(model.config.text, rows, slots, dtype=dtype, device=runner.device)
-        self.forbidden = torch.zeros(model.config.text.embedding_rows, dtype=torch.bool, device=runner.device)
-        self.forbidden[forbidden.to(runner.device)] = True
+        self.forbidden = forbidden.to(runner.device)
         self.rows: list[Row | None] = [None] * rows
         self.passes: dict[Shape, Pass] = {}
 
@@ -265,7 +264,7 @@ class Pass:
     def _greedy(self) -> Tensor:
         logits = self.runner.scores(self._hidden()[:, -1]).float()
         log_z = logits.logsumexp(-1)
-        best, token = logits.masked_fill(self.forbidden, -torch.inf).max(-1)
+        best, token = logits.index_fill_(1, self.forbidden, -torch.inf).max(-1)
         self.said.index_copy_(0, self.column, token[None])
         self.logprobs.index_copy_(0, self.column, (best - log_z)[None])
         self.column += 1

@@ -7,10 +7,14 @@ PaliGemma report, section 3.2.5 and appendix B; big_vision `configs/proj/paligem
 
 import difflib
 import re
+from collections.abc import Sequence
+from functools import cache
 
 from paligemma.config import VARIANTS, Variant
 from paligemma.results import Notice
-from paligemma.scenes.first import LABELS
+from paligemma.scenes import LABELS
+from paligemma.scenes.vocabulary import LANGUAGES as NANO_LANGUAGES
+from paligemma.scenes.vocabulary import forms
 from paligemma.tasks.grammar import LANGUAGES
 from paligemma.tasks.segment import REFCOCO
 from paligemma.tasks.text import BARE_QUESTIONS, CAPTION_STYLES
@@ -91,7 +95,7 @@ def _content(prompt: str, task: str, variant: Variant) -> list[Notice]:
     """The right task in words a checkpoint has not seen: another language or style, or a thing nano cannot know."""
     verb, _, rest = prompt.strip().partition(" ")
     if variant.kind == "nano" and task in ("detect", "segment"):
-        unknown = [name.strip() for name in rest.split(";") if name.strip() not in LABELS]
+        unknown = [name.strip() for name in rest.split(";") if name.strip() not in _nano_nouns()]
         if unknown:
             named = ", ".join(map(repr, unknown))
             message = f"{variant.name} has never seen {named}; it knows {', '.join(LABELS)} as our scenes draw them"
@@ -99,11 +103,24 @@ def _content(prompt: str, task: str, variant: Variant) -> list[Notice]:
     if variant.kind not in ("ft", "nano") or verb not in (*CAPTION_STYLES, "answer"):
         return []
     language, _, more = rest.partition(" ")
-    wanted = language if variant.task == "coco35l" else "en"
+    spoken = _languages(variant)
+    wanted = language if language in spoken else "en"
     form = "answer" if verb == "answer" else "caption"
     if (verb, language) == (form, wanted) or language not in LANGUAGES:
         return []
     return [_meant(f"{variant.name} was not trained on {f'{verb} {language}'!r}", f"{form} {wanted} {more}".strip())]
+
+
+def _languages(variant: Variant) -> Sequence[str]:
+    """What a checkpoint of a single task, or one of ours, was trained to answer in."""
+    if variant.kind == "nano":
+        return NANO_LANGUAGES
+    return LANGUAGES if variant.task == "coco35l" else ("en",)
+
+
+@cache
+def _nano_nouns() -> frozenset[str]:
+    return frozenset(forms(label, language).one for label in LABELS for language in NANO_LANGUAGES)
 
 
 def _kind(prompt: str, task: str, variant: Variant) -> list[Notice]:

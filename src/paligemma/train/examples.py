@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paligemma.checkpoints import load_codec
-from paligemma.config import VARIANTS
+from paligemma.config import find_variant
 from paligemma.data.check import check
 from paligemma.data.example import Source
 from paligemma.data.findings import Findings
@@ -130,7 +130,7 @@ def _findings(
     train: Sequence[Source], validation: Sequence[Source], config: TrainConfig, start: Start, max_tokens: int
 ) -> list[Findings]:
     """Of every source, training's against validation's where there is one of these."""
-    variant = VARIANTS.get(config.model.removeprefix("google/"))
+    variant = find_variant(config.model)
     held_out = validation[0] if len(validation) == 1 else None
     return [
         check(

@@ -12,7 +12,7 @@ report (arXiv 2412.03555) section 3, big_vision `configs/proj/paligemma`.
 
 from dataclasses import dataclass
 
-from paligemma.config import VARIANTS, Variant
+from paligemma.config import Variant, find_variant
 from paligemma.data.sources import DRAWN_TEXT_TOKENS
 from paligemma.errors import UsageError
 from paligemma.train.config import DataConfig, LossConfig, OptimConfig, TrainConfig
@@ -143,7 +143,7 @@ def lr_scale(model: str) -> float:
 
 
 def _variant(model: str) -> Variant | None:
-    return VARIANTS.get(model.removeprefix("scratch:").removeprefix("google/"))
+    return find_variant(model.removeprefix("scratch:"))
 
 
 def table() -> str:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from paligemma.interfaces.cli import main
-from paligemma.scenes.first import draw_scene
+from paligemma.scenes import draw_scene
 
 
 @pytest.fixture(scope="module")
@@ -12,10 +12,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
     lines = []
     for seed in range(1_000_000_100, 1_000_000_116):
-        scene = draw_scene(seed)
+        scene = draw_scene(seed, 224, "objects")
         scene.image.save(folder / f"{seed}.png")
         boxes = [
-            {"label": thing.label, "box": [round(thing.box[i] * 112) for i in (1, 0, 3, 2)]} for thing in scene.things
+            {"label": thing.label, "box": [round(thing.box[i] * 224) for i in (1, 0, 3, 2)]} for thing in scene.things
         ]
         lines.append(json.dumps({"image": f"{seed}.png", "boxes": boxes}))
     # one label no model can find, so that there are wrong boxes to learn from: the same places under a wrong name

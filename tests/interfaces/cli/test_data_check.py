@@ -13,7 +13,7 @@ def folder(tmp_path):
     """Six rows: the third has no picture, the fourth a box without area, the fifth is too long for 60 tokens."""
     rows = [{"image": f"{i}.png", "prefix": "caption en", "suffix": f"picture {i}"} for i in range(6)]
     rows[3] |= {"prefix": "detect cat", "suffix": "<loc0300><loc0200><loc0100><loc0400> cat"}
-    rows[4] |= {"suffix": "word " * 60}
+    rows[4] |= {"suffix": "word " * 30}
     for i in range(6):
         coarse = np.random.default_rng(i).integers(0, 256, (8, 9, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((72, 64)).save(tmp_path / f"{i}.png")

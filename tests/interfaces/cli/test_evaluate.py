@@ -21,12 +21,12 @@ def test_one_object_on_stdout(capsys):
 def test_for_people_with_a_report(tmp_path, capsys):
     assert main([*FEW, "--save", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
-    assert "nano on scenes:" in said.out
+    assert "nano-mix-224 on scenes:" in said.out
     assert "caption_exact" in said.out
     assert f"wrote {tmp_path / 'out' / 'report.md'}" in said.err
     report = tmp_path / "out" / "report.json"
     assert main([*FEW, "--beside", str(report), "--quiet"]) == 0
-    assert "nano   nano" in capsys.readouterr().out
+    assert "nano-mix-224  nano-mix-224" in capsys.readouterr().out
     assert main([*FEW, "--beside", str(report), "--seed", "7"]) == 2
     assert "seed is 0 and 7" in capsys.readouterr().err
 

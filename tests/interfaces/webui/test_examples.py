@@ -1,14 +1,18 @@
 from paligemma.interfaces.webui.examples import SEEDS, draw_examples
-from paligemma.scenes.first import LABELS, draw_scene
+from paligemma.scenes import draw_scene
+from paligemma.scenes.vocabulary import forms
 
 
 def test_examples_ask_for_what_is_there():
-    examples = draw_examples(SEEDS[:2])
-    for seed, example in zip(SEEDS, examples, strict=False):
-        labels = {thing.label for thing in draw_scene(seed, example.picture.width).things}
-        assert set(example.objects.split("; ")) == labels <= set(LABELS)
-        assert example.question.startswith("how many ")
-        assert example.prompt.removeprefix("answer en what color is the ").removesuffix("?") in labels
+    for language in ("en", "zh"):
+        for seed, example in zip(SEEDS, draw_examples(language), strict=True):
+            labels = [thing.label for thing in draw_scene(seed, example.picture.width, "objects").things]
+            assert set(example.objects.split("; ")) == set(labels)
+            often = max(labels, key=labels.count)
+            assert forms(often, language).how_many in example.question
+            alone = [label for label in labels if labels.count(label) == 1]
+            assert any(forms(label, language).the in example.prompt for label in alone)
+            assert example.prompt.startswith(f"answer {language} ")
 
 
 def test_there_is_a_row_of_them():

@@ -14,7 +14,7 @@ from paligemma.interfaces.webui.words import WORDS
 
 @pytest.fixture(scope="module")
 def examples():
-    return draw_examples()
+    return draw_examples("en")
 
 
 @pytest.fixture(scope="module", params=WORDS.values(), ids=list(WORDS))

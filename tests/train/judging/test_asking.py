@@ -13,7 +13,7 @@ from paligemma.train.judging.asking import ahead, answered, query_of, question_o
 
 @pytest.fixture(scope="module")
 def model():
-    return load("nano", device="cpu")
+    return load("nano-pt-112", device="cpu")
 
 
 def example(prefix, suffix="x", images=1, color="red", id="rows:1"):

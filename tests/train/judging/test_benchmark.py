@@ -14,7 +14,7 @@ from paligemma.train.judging.grading import grade
 
 @pytest.fixture(scope="module")
 def nano():
-    return load("nano", device="cpu")
+    return load("nano-pt-112", device="cpu")
 
 
 def perfect(model, questions, *, batch_size):
@@ -54,7 +54,7 @@ def test_who_knows_all_is_always_right(report):
 def test_the_object_for_programs(report):
     told = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert told["scenes_version"] == VERSION
-    assert (told["seed"], told["limit"], told["model"]) == (1, 40, "nano")
+    assert (told["seed"], told["limit"], told["model"]) == (1, 40, "nano-pt-112")
     assert told["caption_exact"] == told["ap50"] == 1.0
     assert told["n"]["caption_exact"] == 40
     assert sum(part["n"] for part in told["by_language"]["caption_exact"].values()) == 40
@@ -87,7 +87,7 @@ def test_masks_without_a_codec_are_not_measured_instead_of_wrong(knows_all, nano
 def test_marks(report):
     assert report.missed({"ap50": 1.0, "miou": 0.5}) is None
     sentence = evaluate_nothing(report).missed({"ap50": 0.75})
-    assert sentence == "nano on scenes: ap50 is not measured, expected 0.75 or more; train on, or lower the mark"
+    assert sentence == "nano-pt-112 on scenes: ap50 is not measured, expected 0.75 or more; train on, or lower the mark"
     with pytest.raises(UsageError, match="did you mean 'ap50'"):
         check_required({"ap5": 0.5})
     with pytest.raises(UsageError, match="share from 0 to 1"):

@@ -37,7 +37,7 @@ BOXES = Rows("boxes", [("detect cat", "<loc0100><loc0100><loc0900><loc0900> cat"
 
 @pytest.fixture(scope="module")
 def start():
-    return begin(TrainConfig(model="nano"))
+    return begin(TrainConfig(model="nano-pt-112"))
 
 
 def evaluation(start, tmp_path, *sources, **more):

@@ -15,7 +15,7 @@ from paligemma.train.start import begin
 def judged(kind, folder, rank):
     """The figures before and after a step of training, and the losses of two steps."""
     with Parallel.start(kind, timeout_s=120) as parallel:
-        start = begin(TrainConfig(model="nano"), frozen_float32=True)
+        start = begin(TrainConfig(model="nano-pt-112"), frozen_float32=True)
         judge = evaluation(start, folder, TEXTS, BOXES)
         judge.parallel = parallel
         wrapped = parallel.wrap(judge.objective)
@@ -53,6 +53,6 @@ def test_both_kinds_of_sharing_say_the_same(told):
 
 def test_every_example_is_judged_once(told, tmp_path):
     _, figures = told["ddp"]
-    alone = evaluation(begin(TrainConfig(model="nano")), tmp_path, TEXTS, BOXES)(1)
+    alone = evaluation(begin(TrainConfig(model="nano-pt-112")), tmp_path, TEXTS, BOXES)(1)
     assert figures[0].keys() == alone.keys()
     assert figures[0]["loss"] == pytest.approx(alone["loss"], rel=0.01)  # a tiny step away

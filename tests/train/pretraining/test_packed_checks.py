@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.oracle import TEXT_2, VISION, draw_model
 
-from paligemma.checkpoints import resolve
+from paligemma.checkpoints import find_tokenizer
 from paligemma.config import Config
 from paligemma.errors import CheckFailed, InputError
 from paligemma.model import AttentionMask
@@ -21,11 +21,11 @@ from paligemma.train.pretraining.packing import PackedObjective, pack
 from paligemma.train.pretraining.scenes import ScenePlan, SceneStream
 from paligemma.train.pretraining.seeing import SeeAndSpeakObjective
 
-TOKENIZER = Tokenizer.load(resolve("nano") / "tokenizer.json")
+TOKENIZER = Tokenizer.load(find_tokenizer("nano"))
 PROCESSOR = Processor(TOKENIZER, image_size_px=32, num_image_tokens=16)
 CONFIG = Config(
     vision=replace(VISION, image_size_px=32, patch_size_px=8),
-    text=replace(TEXT_2, vocab_size=2176, sliding_window=4096),
+    text=replace(TEXT_2, vocab_size=TOKENIZER.vocab_size, sliding_window=4096),
 )
 PLAN = ScenePlan(pictures=2, micro=2, questions=3, alone=0.5, alone_questions=2, clips=1)
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from tests.oracle import TEXT_2, VISION, draw_model
 
-from paligemma.checkpoints import resolve
+from paligemma.checkpoints import find_tokenizer
 from paligemma.config import IMAGE_SLOT, Config
 from paligemma.errors import UsageError
 from paligemma.model import AttentionMask
@@ -15,9 +15,9 @@ from paligemma.train.config import LossConfig
 from paligemma.train.pretraining.packing import LENGTH_STEP, PackedObjective, pack
 
 QUESTIONS = [("caption en", "a cat"), ("detect cat", "<loc0100><loc0200><loc0300><loc0400> cat"), ("ocr", "")]
-TOKENIZER = Tokenizer.load(resolve("nano") / "tokenizer.json")
+TOKENIZER = Tokenizer.load(find_tokenizer("nano"))
 PROCESSOR = Processor(TOKENIZER, image_size_px=8, num_image_tokens=4)
-MODEL_CONFIG = Config(vision=VISION, text=replace(TEXT_2, vocab_size=2176, sliding_window=4096))
+MODEL_CONFIG = Config(vision=VISION, text=replace(TEXT_2, vocab_size=TOKENIZER.vocab_size, sliding_window=4096))
 PICTURES = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from paligemma.checkpoints import find_codec, load_codec, resolve
+from paligemma.checkpoints import find_codec, find_tokenizer, load_codec, resolve
 from paligemma.processor import Processor
 from paligemma.scenes import draw_scene
 from paligemma.scenes.patches import NOTHING
@@ -10,7 +10,7 @@ from paligemma.train.pretraining.scenes import HELD_OUT, ScenePlan, SceneStream
 from paligemma.train.pretraining.seeing import SeenAndPacked, SeenBatch
 
 NANO = resolve("nano")
-PROCESSOR = Processor(Tokenizer.load(NANO / "tokenizer.json"), image_size_px=56, num_image_tokens=16)
+PROCESSOR = Processor(Tokenizer.load(find_tokenizer("nano")), image_size_px=56, num_image_tokens=16)
 SEE = ScenePlan(pictures=6, micro=4, questions=0, zoomed=0.5)
 SPEAK = ScenePlan(pictures=4, micro=2, questions=3)
 

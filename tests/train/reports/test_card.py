@@ -45,7 +45,7 @@ def test_nano_is_free_and_scratch_is_nobody_elses(tmp_path):
     assert "Apache License 2.0" in text
     assert "| training | `x` | 1 | unknown |" in text
     assert "None were measured" in text
-    text = card(tmp_path, model="scratch:nano")
+    text = card(tmp_path, model="scratch:nano-pt-112")
     assert "license:" not in text
     assert "random numbers" in text
 

@@ -42,7 +42,7 @@ def test_another_resolution_is_written_too(folder, tmp_path):
 
 
 def test_the_mask_codec_goes_along_and_the_calibration_does_not(tmp_path):
-    exported(TrainConfig(model="nano"), tmp_path / "last")
+    exported(TrainConfig(model="nano-pt-112"), tmp_path / "last")
     assert paligemma.load(tmp_path / "last").mask_codec is not None
     assert not (tmp_path / "last" / "calibration.json").exists()
 

@@ -42,12 +42,13 @@ def calibrate(
     from paligemma.api.calibrating import save_calibration
     from paligemma.checkpoints import resolve
     from paligemma.checkpoints.adapters import find_adapter
+    from paligemma.checkpoints.hub import BUNDLED
     from paligemma.data import read_labelled
 
     model.in_one_process("write a calibration")
     at_least("--negatives", negatives, 0)
     at_least("--batch-size", batch_size, 1)
-    if out is None and model.model == "nano" and model.adapter is None:
+    if out is None and model.model in BUNDLED and model.adapter is None:
         raise UsageError("the bundled model has its calibration already; give --out FILE to write another one")
     examples = read_labelled(labels)
     loaded = load(model)

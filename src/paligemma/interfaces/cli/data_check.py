@@ -247,9 +247,9 @@ class _Reader:
 
     @property
     def variant(self) -> "Variant | None":
-        from paligemma.config import VARIANTS
+        from paligemma.config import find_variant
 
-        return VARIANTS.get(self._opened.name or "")
+        return find_variant(self._opened.name or "")
 
     @cached_property
     def _codec(self) -> "MaskCodec | None":

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from paligemma.config import VARIANTS, Config, Variant
+from paligemma.config import VARIANTS, Config, Variant, find_variant
 from paligemma.errors import EXIT_CHECK_FAILED, UnavailableError, UsageError
 from paligemma.interfaces.cli import console
 from paligemma.interfaces.cli.options import Flag, Json
@@ -62,7 +62,7 @@ def describe(name: str) -> dict[str, Any]:
         UnavailableError: nothing is called that on this machine.
         CheckpointError: files that are broken.
     """
-    known = VARIANTS.get(name.removeprefix("google/"))
+    known = find_variant(name)
     if known:
         config, facts = known.config, _facts(known)
     else:
@@ -179,7 +179,7 @@ def pull(name: str, /, *, revision: str | None = None, json: Json = False) -> No
     """
     from paligemma.checkpoints import pull as download
 
-    known = VARIANTS.get(name.removeprefix("google/"))
+    known = find_variant(name)
     if known and known.licence in LICENCE_URL:
         console.note(f"{known.hub_id} is under the Gemma terms of use: {LICENCE_URL[known.licence]}")
     path = download(name, revision)

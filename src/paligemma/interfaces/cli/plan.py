@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
-from paligemma.config import VARIANTS, Config
+from paligemma.config import VARIANTS, Config, find_variant
 from paligemma.errors import UsageError
 from paligemma.interfaces.cli import console
 from paligemma.interfaces.cli.models import read_config
@@ -123,7 +123,7 @@ def plan(
 
 def architecture_of(name: str) -> Config:
     """Of a published name, or of a directory or cached model."""
-    known = VARIANTS.get(name.removeprefix("google/"))
+    known = find_variant(name)
     return known.config if known else read_config(name)
 
 

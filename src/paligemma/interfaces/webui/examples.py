@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from paligemma.scenes.first import draw_scene, plural
+from paligemma.scenes import draw_scene
+from paligemma.scenes.phrases import phrase
+from paligemma.scenes.vocabulary import forms
 
-SEEDS = tuple(1_000_000_000 + k for k in (32, 0, 35, 5, 26, 8))
+SEEDS = tuple(1_000_000_000 + k for k in (0, 19, 12, 4, 30, 16))  # held out from training
 SIZE_PX = 448  # shown; the model sees them at its own size
 
 
@@ -21,18 +23,19 @@ class Example:
     prompt: str
 
 
-def draw_examples(seeds: tuple[int, ...] = SEEDS) -> list[Example]:
-    """One example per seed of `draw_scene`."""
-    return [_example(seed) for seed in seeds]
+def draw_examples(language: str, seeds: tuple[int, ...] = SEEDS) -> list[Example]:
+    """One example per seed of `draw_scene`; questions in one of `scenes.vocabulary.LANGUAGES`, objects in English."""
+    return [_example(seed, language) for seed in seeds]
 
 
-def _example(seed: int) -> Example:
-    scene = draw_scene(seed, SIZE_PX)
+def _example(seed: int, language: str) -> Example:
+    scene = draw_scene(seed, SIZE_PX, "objects")
     counts = Counter(thing.label for thing in scene.things)
-    often = counts.most_common(1)[0][0]
+    often, rare = counts.most_common()[0][0], counts.most_common()[-1][0]
+    color = phrase("color", language, name=forms(rare, language).the)
     return Example(
         picture=scene.image,
         objects="; ".join(counts),
-        question=f"how many {plural(often)} are there?",
-        prompt=f"answer en what color is the {scene.things[0].label}?",
+        question=phrase("count", language, x=forms(often, language)),
+        prompt=f"answer {language} {color}",
     )

@@ -87,8 +87,7 @@ def _fields(asker: Asker, words: Words, examples: Sequence[Example]) -> SimpleNa
         first.prompt, label=words.prompt, placeholder=words.prompt_hint, visible=False, elem_id="prompt"
     )
     with gr.Row(visible=False) as parts.small:
-        variant = asker.model.variant
-        own = words.code if variant is not None and variant.kind != "nano" else "en"  # nano speaks English only
+        own = words.code if asker.model.variant is not None else "en"  # what nobody published may know English only
         parts.language = gr.Dropdown(
             list(LANGUAGES), value=own, label=words.answer_language, visible=False, min_width=140
         )

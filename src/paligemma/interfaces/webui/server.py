@@ -83,7 +83,7 @@ def make_app(model: "PaliGemma", host: str = LOOPBACK[0]) -> Guard:
     from paligemma.interfaces.webui.page import build_page
 
     site: Any = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    asker, examples = Asker(model), draw_examples()
+    asker = Asker(model)
 
     @site.get("/")
     def choose_language(request: Request) -> RedirectResponse:
@@ -97,7 +97,7 @@ def make_app(model: "PaliGemma", host: str = LOOPBACK[0]) -> Guard:
 
     for words in WORDS.values():
         gr.mount_gradio_app(
-            site, build_page(asker, words, examples), path=f"/{words.code}", theme=look.theme(),
+            site, build_page(asker, words, draw_examples(words.code)), path=f"/{words.code}", theme=look.theme(),
             head=look.head(words), show_error=False, max_file_size=MAX_UPLOAD, allowed_paths=[], ssr_mode=False,
             footer_links=[], run_history=False, pwa=False, mcp_server=False, enable_monitoring=False,
         )  # fmt: skip

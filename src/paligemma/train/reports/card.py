@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from paligemma.config import VARIANTS
+from paligemma.config import find_variant
 from paligemma.doctor.environment import NEEDED, version_of
 from paligemma.results.files import writing
 from paligemma.train.config import SourceConfig, TrainConfig
@@ -71,7 +71,7 @@ def write_card(
 
 def licence_of(model: str) -> str:
     """`gemma`, `apache-2.0` or `other`: of a published name, or of a folder that holds a card with one."""
-    known = VARIANTS.get(model.removeprefix("google/"))
+    known = find_variant(model)
     if known is not None:
         return known.licence
     for name in (NAME, "README.md"):
@@ -134,7 +134,7 @@ def _head(base: str, licence: str, scratch: bool) -> str:
 
 
 def _hub_name(base: str) -> str:
-    known = VARIANTS.get(base.removeprefix("google/"))
+    known = find_variant(base)
     return (known.hub_id if known else None) or base
 
 
