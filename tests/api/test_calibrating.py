@@ -100,5 +100,5 @@ def test_the_bundled_model_on_its_own_pictures(tmp_path):
 
     asked = ask_labelled(load(), examples)
     found = sum(int(one.match.correct.sum()) for one in asked)
-    assert found >= 0.5 * sum(one.match.true for one in asked)
+    assert found >= 0.6 * sum(one.match.true for one in asked)
     assert all(0 <= score <= 1 for one in asked for score in one.match.scores)

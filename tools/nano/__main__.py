@@ -34,12 +34,13 @@ def everything(arguments: argparse.Namespace) -> None:
 
 
 def bundle(arguments: argparse.Namespace) -> None:
-    from tools.nano.bundle import TARGET
     from tools.nano.bundle import bundle as write
     from tools.nano.page import section
 
+    from paligemma.checkpoints.hub import BUNDLE
+
     record = write(
-        arguments.folder, arguments.target or TARGET,
+        arguments.folder, arguments.target or BUNDLE,
         scenes=arguments.scenes, compared=arguments.compared, only=arguments.only,
     )  # fmt: skip
     print(section(record))

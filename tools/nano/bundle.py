@@ -20,7 +20,6 @@ from paligemma.checkpoints import convert
 from paligemma.checkpoints.hub import BUNDLE, CALIBRATION
 from paligemma.train.judging.benchmark import Report
 
-TARGET = BUNDLE
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODELS = {f"nano-{name}": name for name, stage in STAGES.items() if stage.plan.questions}  # name: the stage it is
@@ -29,7 +28,7 @@ RECORD = "nano.json"
 
 
 def bundle(
-    folder: Path, target: Path = TARGET, *, scenes: int = 2000, compared: int = 500, only: str | None = None,
+    folder: Path, target: Path = BUNDLE, *, scenes: int = 2000, compared: int = 500, only: str | None = None,
     docs: Path = DOCS,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes `target` and the tables and pictures of `docs/nano.md`; returns the record.

@@ -33,10 +33,10 @@ def generate_slowly(
         allowed = constraint.allowed(state) if constraint else None
         choices = sorted({*(range(len(logits)) if allowed is None else allowed)} - forbidden)
         token = choices[int(logits[choices].argmax())]
-        others = [one for one in choices if one != token]
-        lonely = constraint is not None and token == constraint.lone(state)
-        if lonely and others and logits[others].logsumexp(-1) > logits[token]:
-            token = others[int(logits[others].argmax())]
+        if constraint and token == constraint.lone(state):
+            others = [one for one in choices if one != token]
+            if others and logits[others].logsumexp(-1) > logits[token]:
+                token = others[int(logits[others].argmax())]
         if token in eos_ids:
             break
         state = constraint.advance(state, token) if constraint else None
