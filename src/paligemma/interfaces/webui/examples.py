@@ -2,10 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image
 
-from paligemma.scenes import draw_scene
+from paligemma.scenes import Scene, draw_scene
 from paligemma.scenes.phrases import phrase
 from paligemma.scenes.vocabulary import forms
 
@@ -29,7 +30,7 @@ def draw_examples(language: str, seeds: tuple[int, ...] = SEEDS) -> list[Example
 
 
 def _example(seed: int, language: str) -> Example:
-    scene = draw_scene(seed, SIZE_PX, "objects")
+    scene = _scene(seed)
     counts = Counter(thing.label for thing in scene.things)
     often, rare = counts.most_common()[0][0], counts.most_common()[-1][0]
     color = phrase("color", language, name=forms(rare, language).the)
@@ -39,3 +40,9 @@ def _example(seed: int, language: str) -> Example:
         question=phrase("count", language, x=forms(often, language)),
         prompt=f"answer {language} {color}",
     )
+
+
+@cache
+def _scene(seed: int) -> Scene:
+    """Drawn once for all languages."""
+    return draw_scene(seed, SIZE_PX, "objects")
