@@ -16,8 +16,8 @@ from paligemma.train.judging.report_page import WHAT
 from paligemma.train.reports.samples import side_by_side
 
 BEGIN, END = "<!-- figures of `python -m tools.nano bundle` -->", "<!-- end of the figures -->"
-MAIN = ("caption_exact", "question_accuracy", "ocr_word_accuracy", "ap50", "recall50", "precision50", "miou",
-        "clip_accuracy")  # fmt: skip
+MAIN = ("caption_exact", "question_accuracy", "ocr_word_accuracy", "ap50", "recall50", "precision50",
+        "absent_accuracy", "miou", "clip_accuracy")  # fmt: skip
 BY_LANGUAGE = ("caption_exact", "question_accuracy", "ap50", "miou", "clip_accuracy")
 BY_KIND = ("caption_exact", "question_accuracy", "ocr_word_accuracy")
 BY_CLASS = ("ap50", "miou")

@@ -6,6 +6,7 @@ more than one in this scene is not asked. To add a kind of question, write a fun
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from paligemma.config import did_you_mean
 from paligemma.errors import UsageError
 from paligemma.scenes.catalog import COLORS, LABELS
+from paligemma.scenes.mentions import Named, is_named
 from paligemma.scenes.phrases import motion_phrase, phrase
 from paligemma.scenes.truth import Clip, NormBox, Scene, Thing
 from paligemma.scenes.vocabulary import LANGUAGES, color_word, forms, listed
@@ -47,12 +49,27 @@ TRIES = 12  # per wanted question
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """One question and its answer; `language` is empty where none is meant (`ocr`)."""
+    """One question and its answer; `language` is empty where none is meant (`ocr`); `names` are those of the prefix."""
 
     kind: str
     language: str
     prefix: str
     suffix: str
+    names: tuple[Named, ...] = ()
+
+
+def name_ends(ask: Ask) -> list[int]:
+    """Where in the prefix the noun of each name ends, in characters; its colour may follow."""
+    ends, begin = [], 0
+    for name in ask.names:
+        noun = forms(name.label or "object", ask.language)
+        words = sorted({noun.one, noun.many, noun.of_the.split()[-1]}, key=len, reverse=True)
+        edge = "" if ask.language == "zh" else r"\b"
+        found = re.compile(f"{edge}({'|'.join(map(re.escape, words))}){edge}").search(ask.prefix, begin)
+        assert found is not None, (ask.prefix, words)
+        begin = found.end()
+        ends.append(begin)
+    return ends
 
 
 def right(ask: Ask, answer: str) -> bool:
@@ -148,8 +165,8 @@ def _check(what: str, given: Iterable[str], known: Sequence[str]) -> None:
             raise UsageError(f"unknown {what} {name!r}{did_you_mean(name, list(known))}")
 
 
-def _answer(kind: str, language: str, question: str, answer: str) -> Ask:
-    return Ask(kind=kind, language=language, prefix=f"answer {language} {question}", suffix=answer)
+def _answer(kind: str, language: str, question: str, answer: str, *names: Named) -> Ask:
+    return Ask(kind=kind, language=language, prefix=f"answer {language} {question}", suffix=answer, names=names)
 
 
 def _yes(language: str, holds: bool) -> str:
@@ -211,29 +228,33 @@ def _find(kind: str, scene: Scene, rng: random.Random, language: str, mask_token
         for thing in scene.things
         if thing.label in wanted
     ]
-    names = (forms(label, language).one for label in wanted)
-    return Ask(kind=kind, language=language, prefix=f"{kind} " + " ; ".join(names), suffix=" ; ".join(found))
+    prefix = f"{kind} " + " ; ".join(forms(label, language).one for label in wanted)
+    names = tuple(Named(label) for label in wanted)
+    return Ask(kind=kind, language=language, prefix=prefix, suffix=" ; ".join(found), names=names)
 
 
 def _count(scene: Scene, rng: random.Random, language: str) -> Ask:
     """Things of a kind, of a colour, of both, or all; lines where there are no things."""
 
-    def how_many(label: str, color: str | None, number: int) -> Ask:
-        return _answer("count", language, phrase("count", language, x=forms(label, language, color)), str(number))
+    def how_many(label: str | None = None, color: str | None = None) -> Ask:
+        name = Named(label, color)
+        question = phrase("count", language, x=forms(label or "object", language, color))
+        return _answer("count", language, question, str(sum(is_named(thing, name) for thing in things)), name)
 
     if not scene.things and scene.lines:
-        return how_many("line", None, len(scene.lines))
+        question = phrase("count", language, x=forms("line", language))
+        return _answer("count", language, question, str(len(scene.lines)))
     things, roll = scene.things, rng.random()
     if roll < 0.15:
-        return how_many("object", None, len(things))
+        return how_many()
     there = bool(things) and rng.random() < 0.8
     label = rng.choice(things).label if there else rng.choice(LABELS)
     color = rng.choice(things).color if there else rng.choice(list(COLORS))
     if roll < 0.7:
-        return how_many(label, None, sum(thing.label == label for thing in things))
+        return how_many(label)
     if roll < 0.85:
-        return how_many("object", color, sum(thing.color == color for thing in things))
-    return how_many(label, color, sum(thing.label == label and thing.color == color for thing in things))
+        return how_many(color=color)
+    return how_many(label, color)
 
 
 def _singles(scene: Scene) -> list[Thing]:
@@ -248,7 +269,7 @@ def _color(scene: Scene, rng: random.Random, language: str) -> Ask | None:
         return None
     thing = rng.choice(singles)
     question = phrase("color", language, name=forms(thing.label, language).the)
-    return _answer("color", language, question, color_word(thing.color, language))
+    return _answer("color", language, question, color_word(thing.color, language), Named(thing.label))
 
 
 def _presence(scene: Scene, rng: random.Random, language: str) -> Ask:
@@ -263,8 +284,9 @@ def _presence(scene: Scene, rng: random.Random, language: str) -> Ask:
     else:
         label = rng.choice([label for label in LABELS if label not in {kind for kind, _ in present}])
         color = rng.choice(list(COLORS))
-    asked = forms(label, language, color if with_color else None)
-    return _answer("presence", language, phrase("presence", language, x=asked), _yes(language, there))
+    name = Named(label, color if with_color else None)
+    question = phrase("presence", language, x=forms(label, language, name.color))
+    return _answer("presence", language, question, _yes(language, there), name)
 
 
 def is_side(side: str, a: Thing, b: Thing) -> bool | None:
@@ -292,12 +314,12 @@ def _relation(scene: Scene, rng: random.Random, language: str) -> Ask | None:
     if which and (not whether or rng.random() < 0.4):
         side, anchor, thing = rng.choice(which)
         question = phrase(f"what {side}", language, y=forms(anchor.label, language))
-        return _answer("relation", language, question, forms(thing.label, language).one)
+        return _answer("relation", language, question, forms(thing.label, language).one, Named(anchor.label))
     if not whether:
         return None
     side, anchor, thing, holds = rng.choice(whether)
     question = phrase(f"is {side}", language, x=forms(thing.label, language), y=forms(anchor.label, language))
-    return _answer("relation", language, question, _yes(language, holds))
+    return _answer("relation", language, question, _yes(language, holds), Named(thing.label), Named(anchor.label))
 
 
 def area(thing: Thing) -> float:
@@ -311,9 +333,11 @@ def _size(scene: Scene, rng: random.Random, language: str) -> Ask | None:
     if not pairs:
         return None
     big, small = rng.choice(pairs)
-    x, y = (forms(thing.label, language) for thing in rng.sample((big, small), 2))
+    labels = [thing.label for thing in rng.sample((big, small), 2)]
     wanted, meant = rng.choice((("bigger", big), ("smaller", small)))
-    return _answer("size", language, phrase(wanted, language, x=x, y=y), forms(meant.label, language).one)
+    x, y = (forms(label, language) for label in labels)
+    question = phrase(wanted, language, x=x, y=y)
+    return _answer("size", language, question, forms(meant.label, language).one, *map(Named, labels))
 
 
 def _text(scene: Scene) -> str:

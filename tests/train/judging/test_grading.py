@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from paligemma.results import Answer, Box, Detections, Mask
 from paligemma.train.judging.grading import (
+    Figure,
     Question,
     TrueObject,
     figures,
@@ -114,16 +115,18 @@ def test_what_is_not_there_costs_when_it_is_found():
     assert fooled["ap50"].value == pytest.approx(0.5)
     assert fooled["precision50"].value == 0.5
     assert silent["ap50"].value == silent["precision50"].value == 1
+    assert (fooled["absent_accuracy"], silent["absent_accuracy"]) == (Figure(0.0, 1), Figure(1.0, 1))
 
 
 def test_only_absent_things_give_no_average_precision():
-    assert figures(grade(question("detect dog", objects=()), found())) == {}
+    assert figures(grade(question("detect dog", objects=()), found())) == {"absent_accuracy": Figure(1.0, 1)}
 
 
 def test_boxes_nobody_asked_for_cost_precision():
     grades = grade(question("detect cat", objects=(thing("cat", LEFT),)), found(box("cat", LEFT), box("cow", RIGHT)))
     assert figures(grades)["precision50"].value == 0.5
     assert figures(grades)["ap50"].value == 1
+    assert "absent_accuracy" not in figures(grades)
 
 
 def test_masks_are_matched_one_to_one():

@@ -120,7 +120,7 @@ def test_another_plan_is_other_data() -> None:
 def test_some_questions_come_oftener() -> None:
     def presence(oftener: dict[str, float] | None) -> int:
         data = stream(ScenePlan(kinds={"objects": 1.0}, languages={"en": 1.0}, oftener=oftener))
-        asked = [prefix for seed in range(30) for prefix, _ in data._questions(data._scene(seed, 64), seed, 4)]
+        asked = [ask.prefix for seed in range(30) for ask in data._asks(data._scene(seed, 64), seed, 4)]
         return sum("is there" in prefix for prefix in asked)
 
     assert presence({"presence": 5.0}) > 2 * presence(None) > 0

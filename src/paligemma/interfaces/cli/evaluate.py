@@ -62,9 +62,9 @@ def evaluate(
     """Measure how often a model is right.
 
     On scenes drawn by program that no training ever sees, or on rows of one's own, judged by what each prompt asks for:
-    caption_exact, question_accuracy, ocr_word_accuracy, ap50 (with recall50 and precision50), miou, clip_accuracy and
-    exact_match; of scenes each by language, class of objects and kind of question too. Figures of scenes are comparable
-    within one version of the drawn world only.
+    caption_exact, question_accuracy, ocr_word_accuracy, ap50 (with recall50, precision50 and absent_accuracy), miou,
+    clip_accuracy and exact_match; of scenes each by language, class of objects and kind of question too. Figures of
+    scenes are comparable within one version of the drawn world only.
 
     Args:
         task: scenes, or a source of examples: a .jsonl, a folder, shards, hub:NAME of a data set in the local cache.

@@ -5,7 +5,8 @@ A question is an example whose answer is known; how it is graded follows from it
     caption_exact      the caption is right word for word
     question_accuracy  so is the answer to a question; clip_accuracy: about several frames; exact_match: other prompts
     ocr_word_accuracy  words read right and in order, of those that are there (or said, if these are more)
-    ap50               average precision of boxes at IoU 0.5, mean over classes; beside it recall50 and precision50
+    ap50               average precision of boxes at IoU 0.5, mean over classes; beside it recall50 and precision50,
+                       and absent_accuracy: nothing is found of a class that was asked for and is not there
     miou               mean over objects of the IoU of true and found mask, 0 for what was not found
 
 Not done here: asking (`asking`), tables and pictures (`benchmark`, `report_page`).
@@ -34,7 +35,7 @@ METRICS: dict[str, str] = {
     "segment": "miou", "generate": "exact_match",
 }  # fmt: skip
 OF_CLIPS = "clip_accuracy"
-OF_BOXES = ("ap50", "recall50", "precision50")
+OF_BOXES = ("ap50", "recall50", "precision50", "absent_accuracy")
 _NEEDS_LANGUAGE = ("caption", "ask")
 
 
@@ -97,6 +98,7 @@ class Grade:
     Attributes:
         right, of: so much of so much: 1 of 1, 0.83 of one object's mask, 3 of 4 words; of boxes, correct of true.
         label: class of a box or mask. match: of boxes, for average precision.
+        asked: whether the prompt names the class.
     """
 
     metric: str
@@ -107,6 +109,7 @@ class Grade:
     of: float
     label: str = ""
     match: Match | None = field(default=None, repr=False, compare=False)
+    asked: bool = True
 
 
 def grade(question: Question, answer: Answer, decode: Decode | None = None) -> list[Grade]:
@@ -139,10 +142,10 @@ def true_objects(question: Question, image_size_px: tuple[int, int], decode: Dec
     ]  # fmt: skip
 
 
-def _graded(question: Question, right: float, of: float, label: str = "", found: Match | None = None) -> Grade:
+def _graded(question: Question, right: float, of: float, label: str = "", **of_boxes: Any) -> Grade:
     return Grade(
         metric=question.metric, kind=question.kind or question.task, language=question.language,
-        source=question.source, right=right, of=of, label=label, match=found,
+        source=question.source, right=right, of=of, label=label, **of_boxes,
     )  # fmt: skip
 
 
@@ -157,7 +160,8 @@ def _boxes(question: Question, answer: Answer) -> list[Grade]:
         boxes = [box for box in answer if box.label == name]
         true = [thing.xyxyn for thing in there if thing.name == name]
         found = match([box.xyxyn for box in boxes], [box.score or 0.0 for box in boxes], true, iou=IOU)
-        grades.append(_graded(question, int(found.correct.sum()), len(true), question.labels.get(name, name), found))
+        label, right = question.labels.get(name, name), int(found.correct.sum())
+        grades.append(_graded(question, right, len(true), label, match=found, asked=name in asked))
     return grades
 
 
@@ -219,6 +223,9 @@ def _of_boxes(name: str, grades: Sequence[Grade]) -> Figure:
     if name == "precision50":
         found = sum(len(one.match.scores) for one in grades if one.match is not None)
         return Figure(right / found if found else math.nan, found)
+    if name == "absent_accuracy":
+        absent = [one.match for one in grades if one.asked and not one.of and one.match is not None]
+        return Figure(sum(not len(one.scores) for one in absent) / len(absent) if absent else math.nan, len(absent))
     each = [
         average_precision([one.match for one in own if one.match is not None])
         for own in grouped(grades, lambda one: one.label).values()

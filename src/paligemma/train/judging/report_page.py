@@ -21,6 +21,7 @@ WHAT = {
     "ap50": "average precision of boxes at IoU 0.5, mean over classes",
     "recall50": "objects whose box was found at IoU 0.5",
     "precision50": "boxes that are such an object",
+    "absent_accuracy": "classes asked for that are not there of which nothing was found",
     "miou": "mean IoU of masks, 0 for what was not found",
     "clip_accuracy": "captions and questions about clips answered right",
     "exact_match": "other answers that are right",

@@ -188,6 +188,7 @@ def _one(batch: PackedBatch, part: Questions, row: int) -> PackedBatch:
     question = Questions(
         tokens=part.tokens[row : row + 1, kept], mask_loss=part.mask_loss[row : row + 1, kept],
         mask_input=part.mask_input[row : row + 1, kept], picture=torch.zeros_like(part.picture[:1]),
+        number=torch.zeros_like(part.number[:1]),
     )  # fmt: skip
     return replace(batch, pixels=batch.pixels[first : first + frames], pictures=1, questions=(question,))
 

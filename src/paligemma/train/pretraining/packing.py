@@ -39,6 +39,7 @@ class Questions:
     mask_loss: Tensor
     mask_input: Tensor
     picture: Tensor
+    number: Tensor
 
     def to(self, device: torch.device | str) -> "Questions":
         """The same on `device`."""
@@ -87,12 +88,12 @@ def pack(
             "empty for each; leave out pictures nothing is asked about"
         )
     clips = [list(picture) if isinstance(picture, Sequence) else [picture] for picture in pictures]
-    by_length: dict[int, list[tuple[int, list[int], int]]] = {}
-    for number, asked in enumerate(questions):
-        for prefix, suffix in asked:
-            tokens, learnt = _tokens(processor, prefix, suffix)
-            padded = len(tokens) + -len(tokens) % LENGTH_STEP
-            by_length.setdefault(padded, []).append((number, tokens, learnt))
+    by_length: dict[int, list[tuple[int, int, list[int], int]]] = {}
+    flat = [(picture, *question) for picture, asked in enumerate(questions) for question in asked]
+    for number, (picture, prefix, suffix) in enumerate(flat):
+        tokens, learnt = _tokens(processor, prefix, suffix)
+        padded = len(tokens) + -len(tokens) % LENGTH_STEP
+        by_length.setdefault(padded, []).append((number, picture, tokens, learnt))
     return PackedBatch(
         pixels=torch.stack([processor.pixels(frame) for clip in clips for frame in clip]),
         pictures=len(pictures),
@@ -108,18 +109,19 @@ def _tokens(processor: Processor, prefix: str, suffix: str) -> tuple[list[int], 
     return [*processor.prompt_ids(prefix, allow=allow), *answer], len(answer)
 
 
-def _table(rows: list[tuple[int, list[int], int]], length: int, pad_id: int) -> Questions:
+def _table(rows: list[tuple[int, int, list[int], int]], length: int, pad_id: int) -> Questions:
     tokens = torch.full((len(rows), length), pad_id, dtype=torch.int64)
     mask_loss = torch.zeros_like(tokens)
-    for line, (_, row, learnt) in enumerate(rows):
+    for line, (_, _, row, learnt) in enumerate(rows):
         tokens[line, : len(row)] = torch.tensor(row)
         mask_loss[line, len(row) - learnt : len(row)] = 1
-    lengths = torch.tensor([len(row) for _, row, _ in rows])
+    lengths = torch.tensor([len(row) for _, _, row, _ in rows])
     return Questions(
         tokens=tokens,
         mask_loss=mask_loss,
         mask_input=torch.arange(length) < lengths[:, None],
-        picture=torch.tensor([number for number, _, _ in rows]),
+        picture=torch.tensor([picture for _, picture, _, _ in rows]),
+        number=torch.tensor([number for number, _, _, _ in rows]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Drawn scenes as steps of pre-training: pictures, the truth about their patches, packed questions.
+"""Drawn scenes as steps of pre-training: pictures, the truth about their patches, packed questions and what they name.
 
 In: a step's number. Out: micro-batches, drawn on the spot; every scene is seen once. What is held out (`HELD_OUT`) is
 never drawn here. Only for models of the drawn world; other data goes through `data` and `streams`.
@@ -17,11 +17,12 @@ from paligemma.model import MaskCodec
 from paligemma.processor import Processor
 from paligemma.scenes import VERSION, Scene, Thing, draw_scene
 from paligemma.scenes.clips import draw_clip
-from paligemma.scenes.language import SHARES, asks, clip_asks, scene_kind
+from paligemma.scenes.language import SHARES, Ask, asks, clip_asks, name_ends, scene_kind
+from paligemma.scenes.mentions import mentions
 from paligemma.scenes.patches import Patches, patch_truth
 from paligemma.tasks.masks import crop_region, squeezed
 from paligemma.train.pretraining.packing import PackedBatch, pack
-from paligemma.train.pretraining.seeing import PatchBatch, SeenAndPacked, SeenBatch
+from paligemma.train.pretraining.seeing import MentionBatch, PatchBatch, SeenAndPacked, SeenBatch
 
 HELD_OUT = 10**9  # seeds from here on are for validation and calibration
 ZOOM = 2  # of a window: a part of a picture of twice the side
@@ -128,26 +129,35 @@ class SceneStream:
         side, grid = self.processor.image_size_px, round(self.processor.num_image_tokens**0.5)
         scenes = [self._scene(seed, side) for seed in seeds]
         count = self.plan.alone_questions if alone else self.plan.questions
-        questions = [self._questions(scene, seed, count) for scene, seed in zip(scenes, seeds, strict=True)]
-        rows = pack(self.processor, [scene.image for scene in scenes], questions, alone=alone)
+        asked = [self._asks(scene, seed, count) for scene, seed in zip(scenes, seeds, strict=True)]
+        rows = pack(self.processor, [scene.image for scene in scenes], [_pairs(asks) for asks in asked], alone=alone)
         patches = PatchBatch.of([patch_truth(scene, grid) for scene in scenes])
-        return SeenAndPacked(**vars(rows), patches=patches)
+        flat = [(scene, ask) for scene, asks in zip(scenes, asked, strict=True) for ask in asks]
+        meant = [mentions(scene, ask.names) for scene, ask in flat]
+        places = [self._places(ask) for _, ask in flat]
+        return SeenAndPacked(**vars(rows), patches=patches, mentions=MentionBatch.of(meant, places))
+
+    def _places(self, ask: Ask) -> list[int]:
+        """The token at which each name ends, in the question's row."""
+        return [len(self.processor.prompt_ids(ask.prefix[:end])) - 2 for end in name_ends(ask)]  # before the newline
 
     def _moving(self, seeds: Sequence[int], alone: bool) -> PackedBatch:
         clips = [draw_clip(seed, self.processor.image_size_px) for seed in seeds]
         plan, questions = self.plan, []
         for clip, seed in zip(clips, seeds, strict=True):
-            asked = clip_asks(clip, random.Random(~seed), plan.alone_questions, plan.languages)
-            questions.append([(ask.prefix, ask.suffix) for ask in asked])
+            questions.append(_pairs(clip_asks(clip, random.Random(~seed), plan.alone_questions, plan.languages)))
         return pack(self.processor, [clip.frames for clip in clips], questions, alone=alone)
 
-    def _questions(self, scene: Scene, seed: int, count: int) -> list[tuple[str, str]]:
+    def _asks(self, scene: Scene, seed: int, count: int) -> list[Ask]:
         plan = self.plan
         spell = None if self.codec is None else partial(mask_tokens, self.codec)
         shares = plan.asked or SHARES[scene_kind(scene)]
         kinds = {kind: share * (plan.oftener or {}).get(kind, 1.0) for kind, share in shares.items()}
-        asked = asks(scene, random.Random(~seed), count, kinds=kinds, languages=plan.languages, mask_tokens=spell)
-        return [(ask.prefix, ask.suffix) for ask in asked]
+        return asks(scene, random.Random(~seed), count, kinds=kinds, languages=plan.languages, mask_tokens=spell)
+
+
+def _pairs(asks: Sequence[Ask]) -> list[tuple[str, str]]:
+    return [(ask.prefix, ask.suffix) for ask in asks]
 
 
 def mask_tokens(codec: MaskCodec, thing: Thing) -> str:
