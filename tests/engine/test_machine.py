@@ -1,15 +1,22 @@
 import pytest
 import torch
 
-from paligemma.engine.machine import TYPES, free_memory, matrix_rate, measured, read_rate, usable
+from paligemma.engine.machine import FP8, TYPES, free_memory, matrix_rate, measured, read_rate, usable
+from paligemma.linear.cuda import has_fp8
 
-CPU = torch.device("cpu")
+CPU, CARD = torch.device("cpu"), torch.device("cuda")
 
 
 def test_rates_are_measured():
     assert 1e8 < read_rate(CPU, size=2**22, repetitions=2) < 1e13
     for dtype in TYPES.values():
         assert 1e7 < matrix_rate(CPU, dtype, side=64, repetitions=2) < 1e15
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available() or not has_fp8(CARD), reason="no card here multiplies fp8")
+def test_fp8_is_the_faster_on_cards_that_have_it():
+    assert matrix_rate(CARD, FP8) > 1.2 * matrix_rate(CARD, torch.bfloat16)
 
 
 @pytest.mark.parametrize("types", [("fp32",), ("bf16", "int8")])

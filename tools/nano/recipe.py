@@ -1,13 +1,13 @@
 """Nano through its stages, each from what the one before left; `python -m tools.nano stage see`, then pt-112, ...
 
     see        stage 0   vision tower alone: the truth about every patch, 112 px, half of it windows of larger pictures
-    pt-112     stage 1   everything, eight packed questions a picture, the patches' truth beside them
+    pt-112     stage 1   everything, eight packed questions a picture, the truth about patches and names beside them
     pt-224     stage 2   the same at 224 px, with more to read
-    mix-224    stage 3   a fifth of the steps as the model will be asked, masks weigh more; the rate falls to 0
+    mix-224    stage 3   more masks, which weigh more; the rate falls to 0
 
 A stage stops at its last step, or at a signal, and goes on when it is started again. Weights of a finished stage lie in
-`runs/nano1/STAGE/last`, the read-outs of patches, which the next stage takes up, in `STAGE/heads.safetensors`. On two
-CPU cores two processes are faster than two threads: `torchrun --nproc-per-node 2 -m tools.nano stage see --threads 1`.
+`runs/nano1/STAGE/last`, the read-outs, which the next stage takes up, in `STAGE/heads.safetensors`. On two CPU cores
+two processes are faster than two threads: `torchrun --nproc-per-node 2 -m tools.nano stage see --threads 1`.
 """
 
 import json
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from paligemma.checkpoints import save
 from paligemma.checkpoints.load import build_model, open_checkpoint
@@ -97,7 +98,7 @@ STAGES = {
             optim=replace(OPTIM, schedule="cosine", warmup=50),
             loss=replace(LOSS, mask_token_weight=0.5),
             plan=ScenePlan(
-                pictures=160, micro=160, questions=12, alone=0.2, clips=10, moving=0.25, kinds=READ_MORE,
+                pictures=160, micro=160, questions=12, alone=0.08, clips=10, moving=0.15, kinds=READ_MORE,
                 oftener={**OFTENER, "segment": 2.0}, languages=LANGUAGES,
             ),
         ),
@@ -119,7 +120,7 @@ def run(
         if parallel.main:
             codec = codec_file if codec_file.exists() else None
             save(objective.model, out / kind, tokenizer_path=tokenizer_file, codec_path=codec, overwrite=True)
-            save_file(objective.heads.state_dict(), out / "heads.safetensors")
+            save_file(read_outs(objective), out / "heads.safetensors")
 
     settings = TrainConfig(
         out=out, optim=stage.optim, loss=stage.loss, batch_size=stage.plan.pictures, steps=steps or stage.steps,
@@ -174,8 +175,14 @@ def objective_of(stage: Step, folder: Path) -> PatchObjective | SeeAndSpeakObjec
         model.projector.requires_grad_(False)
     if stage.after:
         begin_with(model, folder / stage.after / "last")
-        objective.heads.load_state_dict(load_file(folder / stage.after / "heads.safetensors"))
+        kept = load_file(folder / stage.after / "heads.safetensors")
+        objective.load_state_dict(kept, strict=False)  # there are more from stage to stage
     return objective
+
+
+def read_outs(objective: PatchObjective | SeeAndSpeakObjective) -> dict[str, Tensor]:
+    """What an objective has beside the model: the linear read-outs of patches, names and prompts."""
+    return {name: value for name, value in objective.state_dict().items() if not name.startswith("model.")}
 
 
 def stream_of(stage: Step, folder: Path) -> SceneStream:

@@ -88,7 +88,8 @@ def seeing(stage: Path, tokenizer: Path, scenes: int) -> dict[str, Any]:
     model = load_checkpoint(stage / "last", dtype="float32").model
     vision = model.config.vision
     heads = PatchHeads(vision.width)
-    heads.load_state_dict(load_file(stage / "heads.safetensors"))
+    kept = load_file(stage / "heads.safetensors").items()
+    heads.load_state_dict({key.removeprefix("heads."): value for key, value in kept if key.startswith("heads.")})
     processor = Processor(
         Tokenizer.load(tokenizer), image_size_px=vision.image_size_px, num_image_tokens=vision.num_image_tokens
     )

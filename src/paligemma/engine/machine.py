@@ -17,7 +17,8 @@ from paligemma.native import on_large_pages
 
 READ_BYTES = {"cuda": 4 * 2**30, "cpu": 2**29}  # far beyond any cache
 SIDE = {"cuda": 8192, "cpu": 2048}  # of the matrices that are multiplied
-TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.int8}
+TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.int8}  # multiplied everywhere
+FP8 = torch.float8_e4m3fn  # on newer NVIDIA cards alone: `linear.cuda.has_fp8`
 # Of a card's memory: what the driver and kernels take, and what is lost between allocations.
 CUDA_CONTEXT, USABLE = 0.6 * 2**30, 0.95
 _MEMORY = Path("/proc/meminfo")  # Linux
@@ -28,7 +29,8 @@ class Rates:
     """Of one device.
 
     Attributes:
-        read: bytes a second. matrix: operations a second by name in `TYPES`, two for each product that is added up.
+        read: bytes a second. matrix: operations a second by name in `TYPES`, or of "fp8"; two for each product that is
+            added up.
     """
 
     read: float
@@ -54,8 +56,11 @@ def matrix_rate(
     """Operations a second of products of square matrices, as a linear layer makes them."""
     side = side or SIDE.get(device.type, SIDE["cpu"])
     one, other = (torch.randn(side, side, device=device).mul(16).to(dtype) for _ in range(2))
+    scale = torch.ones((), device=device)
 
     def product() -> Tensor:
+        if dtype == FP8:
+            return torch._scaled_mm(one, other.T, scale, scale, out_dtype=torch.bfloat16)
         return torch._int_mm(one, other.T) if dtype == torch.int8 else F.linear(one, other)
 
     return 2.0 * side**3 / _best(product, device, repetitions)

@@ -2,9 +2,11 @@ import json
 
 import pytest
 
+from paligemma.checkpoints.placement import choose_device
 from paligemma.config import VARIANTS
 from paligemma.engine.planning import PRECISIONS
 from paligemma.interfaces.cli import main
+from paligemma.linear.cuda import has_fp8
 
 RATES = ("--tflops", "0.4", "--bandwidth", "40")
 BIG = "paligemma2-3b-pt-224"
@@ -59,7 +61,7 @@ def test_this_machine_is_measured(capsys, monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (1000.0, 0.0, 0.0))
     found = told(capsys, "nano")
     assert found["read_bytes_per_s"] > 1e8
-    assert set(found["matrix_ops_per_s"]) == {"bf16", "fp32", "int8"}
+    assert set(found["matrix_ops_per_s"]) - {"fp8"} == {"bf16", "fp32", "int8"}
     assert main(["plan", "nano", "--gpu", "24GB"]) == 0
     said = capsys.readouterr().err
     assert "keep this machine busy" in said
@@ -78,6 +80,11 @@ def test_this_machine_is_measured(capsys, monkeypatch):
         (["--checkpointing"], "--checkpointing says how to train; add --train"),
         (["--micro-batch", "2"], "--micro-batch says how to train"),
         (["--precision", "int3"], "int8"),
+        pytest.param(
+            ["--precision", "fp8", "--gpu", "80GB"],
+            "cannot be measured here",
+            marks=pytest.mark.skipif(has_fp8(choose_device()), reason="this card multiplies fp8"),
+        ),
     ],
 )
 def test_what_cannot_be_planned(words, sentence, capsys):

@@ -41,8 +41,8 @@ class PlanOptions:
     """Of a row, image tokens apart; half of them are the answer."""
     images: int = 1
     """Pictures of a row."""
-    precision: Literal["bf16", "fp32", "int8", "int4", "nf4"] | None = None
-    """How weights are kept and computed; by default all for answering, bf16 for training."""
+    precision: Literal["bf16", "fp32", "int8", "int4", "nf4", "fp8"] | None = None
+    """How weights are kept and computed; by default all that this device has for answering, bf16 for training."""
     tflops: float | None = None
     """Matrix rate of one device in 10^12 operations a second; by default this machine's, measured in a moment."""
     bandwidth: float | None = None
@@ -146,13 +146,16 @@ def plan_answers(
     from paligemma.checkpoints.placement import choose_device
     from paligemma.engine.machine import free_memory, usable
     from paligemma.engine.planning import PRECISIONS, Load
+    from paligemma.linear.cuda import has_fp8
 
     answer = min(NEW_TOKENS, -(-options.text_tokens // 2))
     load = Load(
         rows=options.batch_size or 1, images=options.images, new_tokens=answer,
         text_tokens=options.text_tokens - answer,
     )  # fmt: skip
-    names = [options.precision] if options.precision else list(PRECISIONS)
+    told = gpu is not None and options.tflops is not None
+    known = [name for name in PRECISIONS if name != "fp8" or told or has_fp8(choose_device())]
+    names = [options.precision] if options.precision else known
     rates = rates_of(options, {PRECISIONS[name].matrix for name in names} | {"bf16"})
     free = usable(card) if card is not None else free_memory(choose_device())
     cards = card is not None or choose_device().type == "cuda"
@@ -218,13 +221,24 @@ def _or_dash(value: float | None, shown: Callable[[float], str]) -> str:
 
 
 def matrix_rates(options: PlanOptions, types: set[str]) -> dict[str, float]:
-    """Operations a second by name of a type: as told, else measured here, of this machine's best device."""
+    """Operations a second by name of a type: as told, else measured here, of this machine's best device.
+
+    Raises:
+        UsageError: fp8 is to be measured, and this device does not multiply it.
+    """
     from paligemma.checkpoints.placement import choose_device
-    from paligemma.engine.machine import TYPES, matrix_rate
+    from paligemma.engine.machine import FP8, TYPES, matrix_rate
+    from paligemma.linear.cuda import has_fp8
 
     if options.tflops:
         return dict.fromkeys(sorted(types), options.tflops * 1e12)
-    return {name: matrix_rate(choose_device(), TYPES[name]) for name in sorted(types)}
+    device = choose_device()
+    if "fp8" in types and not has_fp8(device):
+        raise UsageError(
+            f"the rate of fp8 cannot be measured here, {device.type} does not multiply it; "
+            "give --tflops and --bandwidth of the card, and its memory as --gpu 80GB"
+        )
+    return {name: matrix_rate(device, {**TYPES, "fp8": FP8}[name]) for name in sorted(types)}
 
 
 def rates_of(options: PlanOptions, types: set[str]) -> "Rates":
