@@ -62,6 +62,19 @@ def test_a_compiler_that_fails(tmp_path, monkeypatch, no_memory):
     assert list((tmp_path / "cache" / "paligemma" / "native").iterdir()) == []
 
 
+def test_a_compiler_that_takes_less_is_told(tmp_path, monkeypatch, no_memory):
+    real, compiler = building._compiler(), tmp_path / "cc"
+    refuse = 'case "$*" in *-fopenmp*) echo no OpenMP here >&2; exit 1;; esac'
+    compiler.write_text(f'#!/bin/sh\n{refuse}\nexec {real} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):  # compiled, then loaded
+        building._found.cache_clear()
+        assert building.library().branch in status()
+        assert status().endswith("refused -march=native -fopenmp (no OpenMP here)")
+
+
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, no_memory):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

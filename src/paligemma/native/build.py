@@ -52,6 +52,7 @@ FLAGS = (  # the first that the compiler takes
     ("-mcpu=native",),
     (),
 )
+BEST = 2  # so many of them make the best there is; the others lack OpenMP, the processor, or both
 COMPILE_S = 120.0
 
 
@@ -65,11 +66,13 @@ class Library:
 
     Attributes:
         branch: which of those in `lanes.h` the processor takes.
+        refused: the compiler's word on the better options that it did not take; "" where it took the best.
     """
 
     path: Path
     branch: str
     handle: ctypes.CDLL
+    refused: str = ""
 
 
 @cache
@@ -89,9 +92,11 @@ def library() -> Library | None:
 
 
 def status() -> str:
-    """Which kernels run, for people: `avx512vnni, in PATH`, or why none."""
+    """Which kernels run, for people: `avx512vnni, in PATH`, or why weaker ones or none."""
     found = _found()
-    return f"{found.branch}, in {found.path}" if isinstance(found, Library) else f"none, plain PyTorch instead: {found}"
+    if not isinstance(found, Library):
+        return f"none, plain PyTorch instead: {found}"
+    return f"{found.branch}, in {found.path}" + (f"; slower than could be: {found.refused}" if found.refused else "")
 
 
 def cache_directory() -> Path:
@@ -129,7 +134,7 @@ def _loaded(path: Path) -> Library | None:
 
 
 def load(path: Path) -> Library:
-    """Loads a compiled library.
+    """Loads a compiled library, with the note beside it about options that were refused.
 
     Raises:
         OSError: it is none of this machine's.
@@ -138,7 +143,12 @@ def load(path: Path) -> Library:
     for name, (arguments, result) in FUNCTIONS.items():
         function = getattr(handle, name)
         function.argtypes, function.restype = [_TYPES[kind] for kind in arguments], result
-    return Library(path, handle.branch().decode(), handle)
+    note = _note(path)
+    return Library(path, handle.branch().decode(), handle, note.read_text() if note.is_file() else "")
+
+
+def _note(path: Path) -> Path:
+    return path.with_suffix(".refused")
 
 
 def _compiler() -> str:
@@ -173,11 +183,11 @@ def _openmp() -> Path | None:
 
 
 def _compile(compiler: str, extra: tuple[str, ...], path: Path) -> None:
-    """Writes the library to `path`, in one step."""
+    """Writes the library to `path`, in one step; before it a note, if better options were refused."""
     said = ""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as work:
         made = Path(work) / path.name
-        for flags in _commands(compiler, extra):
+        for attempt, flags in enumerate(_commands(compiler, extra)):
             command = [*flags, "-o", str(made)]
             try:
                 done = subprocess.run(
@@ -186,10 +196,12 @@ def _compile(compiler: str, extra: tuple[str, ...], path: Path) -> None:
             except subprocess.TimeoutExpired:
                 raise _NotBuilt(f"{compiler} did not end within {COMPILE_S:.0f} s") from None
             if done.returncode == 0:
+                if attempt >= BEST:
+                    _note(path).write_text(f"{compiler} refused {' '.join(FLAGS[0])} ({said})")
                 os.replace(made, path)
                 return
-            said = said or (done.stderr.strip().splitlines() or ["no word"])[0]
-    raise _NotBuilt(f"{compiler} cannot compile the kernels: {said[:200]}")
+            said = said or (done.stderr.strip().splitlines() or ["no word"])[0][:200]
+    raise _NotBuilt(f"{compiler} cannot compile the kernels: {said}")
 
 
 def _commands(compiler: str, extra: tuple[str, ...]) -> Iterator[list[str]]:
