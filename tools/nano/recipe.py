@@ -32,10 +32,11 @@ from paligemma.train.checks.preflight import grouped
 from paligemma.train.config import DataConfig, LossConfig, OptimConfig, TrainConfig
 from paligemma.train.distributed import Parallel
 from paligemma.train.loop import Trainer
+from paligemma.train.pretraining.looking import SeeAndSpeakObjective
 from paligemma.train.pretraining.packed_checks import check_scenes
 from paligemma.train.pretraining.scenes import ScenePlan, SceneStream
 from paligemma.train.pretraining.scratch import initialise
-from paligemma.train.pretraining.seeing import PatchObjective, SeeAndSpeakObjective
+from paligemma.train.pretraining.seeing import PatchObjective
 from paligemma.train.reports.report import Journal, Terminal
 from paligemma.train.saving.state import RunState
 

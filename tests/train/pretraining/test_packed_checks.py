@@ -16,10 +16,10 @@ from paligemma.tokenizer import Tokenizer
 from paligemma.train.checks.rows import rows_of
 from paligemma.train.config import LossConfig
 from paligemma.train.pretraining import packed_checks, packing
+from paligemma.train.pretraining.looking import SeeAndSpeakObjective
 from paligemma.train.pretraining.packed_checks import check_scenes, unpacked
 from paligemma.train.pretraining.packing import PackedObjective, pack
 from paligemma.train.pretraining.scenes import ScenePlan, SceneStream
-from paligemma.train.pretraining.seeing import SeeAndSpeakObjective
 
 TOKENIZER = Tokenizer.load(find_tokenizer("nano"))
 PROCESSOR = Processor(TOKENIZER, image_size_px=32, num_image_tokens=16)

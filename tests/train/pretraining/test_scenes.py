@@ -6,8 +6,9 @@ from paligemma.processor import Processor
 from paligemma.scenes import draw_scene
 from paligemma.scenes.patches import NOTHING
 from paligemma.tokenizer import Tokenizer
+from paligemma.train.pretraining.looking import SeenAndPacked
 from paligemma.train.pretraining.scenes import HELD_OUT, ScenePlan, SceneStream
-from paligemma.train.pretraining.seeing import SeenAndPacked, SeenBatch
+from paligemma.train.pretraining.seeing import SeenBatch
 
 NANO = resolve("nano")
 PROCESSOR = Processor(Tokenizer.load(find_tokenizer("nano")), image_size_px=56, num_image_tokens=16)

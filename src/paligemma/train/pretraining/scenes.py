@@ -21,8 +21,9 @@ from paligemma.scenes.language import SHARES, Ask, asks, clip_asks, name_ends, s
 from paligemma.scenes.mentions import mentions
 from paligemma.scenes.patches import Patches, patch_truth
 from paligemma.tasks.masks import crop_region, squeezed
+from paligemma.train.pretraining.looking import MentionBatch, SeenAndPacked
 from paligemma.train.pretraining.packing import PackedBatch, pack
-from paligemma.train.pretraining.seeing import MentionBatch, PatchBatch, SeenAndPacked, SeenBatch
+from paligemma.train.pretraining.seeing import PatchBatch, SeenBatch
 
 HELD_OUT = 10**9  # seeds from here on are for validation and calibration
 ZOOM = 2  # of a window: a part of a picture of twice the side

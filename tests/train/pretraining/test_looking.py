@@ -10,14 +10,9 @@ from tests.train.pretraining.test_packing import MODEL_CONFIG, PICTURES, PROCESS
 from paligemma.scenes.mentions import SLOTS
 from paligemma.scenes.patches import UNKNOWN
 from paligemma.train.config import LossConfig
+from paligemma.train.pretraining.looking import MentionBatch, MentionHead, SeeAndSpeakObjective, SeenAndPacked
 from paligemma.train.pretraining.packing import pack
-from paligemma.train.pretraining.seeing import (
-    MentionBatch,
-    MentionHead,
-    PatchBatch,
-    SeeAndSpeakObjective,
-    SeenAndPacked,
-)
+from paligemma.train.pretraining.seeing import PatchBatch
 
 ASKED = [QUESTIONS, QUESTIONS[:2]]
 COUNT = sum(map(len, ASKED))
@@ -116,4 +111,4 @@ def test_every_kind_of_truth_counts_where_it_is_known(names: int) -> None:
 def test_questions_that_name_nothing_teach_nothing() -> None:
     unknown = torch.full((3, SLOTS), UNKNOWN)
     nothing = MentionBatch(number=unknown, color=unknown, box=torch.zeros(3, SLOTS, 4), place=torch.zeros_like(unknown))
-    assert float(MentionHead(16, SLOTS)(torch.randn(3, 16), nothing)) == 0
+    assert MentionHead(16, SLOTS)(torch.randn(3, 16), nothing).item() == 0
