@@ -108,8 +108,12 @@ def _by_class(models: Mapping[str, Any]) -> str:
 
 
 def _rounded(models: Mapping[str, Any]) -> str:
+    def change(one: Mapping[str, Any], figure: str) -> str:
+        parts = (one["float"].get(figure), one["rounded"].get(figure))
+        return MISSING if None in parts else " → ".join(map(share, parts))
+
     rows = [
-        [name, *(f"{share(one['float'].get(figure))} → {share(one['rounded'].get(figure))}" for figure in MAIN),
+        [name, *(change(one, figure) for figure in MAIN),
          f"{one['float']['limit']:,}", f"{one['bytes'] / 1e6:.1f} MB"]
         for name, one in models.items()
     ]  # fmt: skip
