@@ -24,7 +24,7 @@ from paligemma.engine.planning import (
 )  # fmt: skip
 
 BIG = VARIANTS["paligemma2-3b-pt-224"].config
-RATES = Rates(read=4e10, matrix={"bf16": 3.6e11, "fp32": 1.5e11, "int8": 7e11})
+RATES = Rates(read=4e10, matrix={"bf16": 3.6e11, "fp32": 1.5e11, "int8": 7e11, "fp8": 1.5e15})
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp32"])
@@ -42,7 +42,7 @@ def test_fewer_bits_take_less():
     assert sizes["int8"] == pytest.approx(3.04e9, rel=0.005)
 
 
-@pytest.mark.parametrize("method", ["int8", "int4", "nf4"])
+@pytest.mark.parametrize("method", ["int8", "int4", "nf4", "fp8"])
 def test_packed_weights_are_those_of_the_plan(method, tmp_path):
     vision = VisionConfig(image_size_px=28, patch_size_px=14, width=256, depth=1, mlp_dim=512, num_heads=2)
     text = TextConfig(width=256, depth=2, mlp_dim=512, num_heads=2, num_kv_heads=1, head_dim=128, vocab_size=1024)

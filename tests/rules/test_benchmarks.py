@@ -28,7 +28,9 @@ def test_every_case_can_be_run():
             assert set(case.setup.peers) <= set(PEERS)
             assert case.setup.precision in LOADED
             assert len(case.setup.prompts) == len(case.setup.answers)
-    assert {name: kind.matrix for name, kind in LOADED.items()} == {name: p.matrix for name, p in PRECISIONS.items()}
+    planned = {name: precision.matrix for name, precision in PRECISIONS.items()}
+    assert planned.pop("fp8") == "fp8"  # on cards alone: benchmarks/gpu.py
+    assert {name: kind.matrix for name, kind in LOADED.items()} == planned
 
 
 def test_the_list_names_every_case():
