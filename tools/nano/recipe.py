@@ -177,7 +177,8 @@ def objective_of(stage: Step, folder: Path) -> PatchObjective | SeeAndSpeakObjec
     if stage.after:
         begin_with(model, folder / stage.after / "last")
         kept = load_file(folder / stage.after / "heads.safetensors")
-        objective.load_state_dict(kept, strict=False)  # there are more from stage to stage
+        unknown = objective.load_state_dict(kept, strict=False).unexpected_keys  # what is missing is new in this stage
+        assert not unknown, f"{stage.after}/heads.safetensors has {unknown}, expected read-outs of {stage.name}"
     return objective
 
 

@@ -10,14 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma.scenes.catalog import COLORS
-from paligemma.scenes.patches import UNKNOWN
+from paligemma.scenes.patches import COLOR_NUMBER, UNKNOWN
 from paligemma.scenes.truth import Scene, Thing
 
 SLOTS = 2  # names of a question that are looked up
 MANY = 4  # this number stands for all above, too
-
-_COLOR_NUMBER = {color: number for number, color in enumerate(COLORS)}
 
 
 class Named(NamedTuple):
@@ -56,7 +53,7 @@ def mentions(scene: Scene, names: Sequence[Named]) -> Mentions:
         found = [thing for thing in scene.things if is_named(thing, name)]
         number[slot] = min(len(found), MANY)
         if len({thing.color for thing in found}) == 1:
-            color[slot] = _COLOR_NUMBER[found[0].color]
+            color[slot] = COLOR_NUMBER[found[0].color]
         if len(found) == 1:
             box[slot] = found[0].box
     return Mentions(number=number, color=color, box=box)

@@ -20,7 +20,7 @@ UNKNOWN = -100  # not to be learnt: the colour of no object
 READ_AT = (0.25, 0.75)  # places across a patch where characters are looked for
 
 _LABEL_NUMBER = {label: number for number, label in enumerate(LABELS)}
-_COLOR_NUMBER = {color: number for number, color in enumerate(COLORS)}
+COLOR_NUMBER = {color: number for number, color in enumerate(COLORS)}
 _CHARACTER_NUMBER = {character: number for number, character in enumerate(CHARACTERS)}
 
 
@@ -64,7 +64,7 @@ def patch_truth(scene: Scene, grid: int) -> Patches:
     characters = np.full((grid, grid, len(READ_AT)), BLANK, np.int64)
     for thing in scene.things:
         seen = _at_centers(thing, grid)
-        label[seen], color[seen] = _LABEL_NUMBER[thing.label], _COLOR_NUMBER[thing.color]
+        label[seen], color[seen] = _LABEL_NUMBER[thing.label], COLOR_NUMBER[thing.color]
         rows, columns = np.nonzero(seen)
         center = np.stack((rows, columns, rows, columns), axis=1)
         box[seen] = np.array(thing.box) - (center + 0.5) / grid

@@ -28,13 +28,14 @@ from paligemma.train.pretraining.seeing import (
     LOST_SIDES,
     PatchBatch,
     PatchHeads,
+    Truth,
     stacked,
     total,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class MentionBatch:
+class MentionBatch(Truth):
     """`Mentions` of Q questions: number, color int64[Q, SLOTS]; box float32[Q, SLOTS, 4]. `place` int64[Q, SLOTS] is
     the token of the question's row at which a name ends, 0 where there is none."""
 
@@ -52,10 +53,6 @@ class MentionBatch:
     def rows(self, number: Tensor) -> "MentionBatch":
         """Those of some questions."""
         return MentionBatch(**{name: tensor[number] for name, tensor in vars(self).items()})
-
-    def to(self, device: torch.device | str) -> "MentionBatch":
-        """The same on `device`."""
-        return MentionBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +76,6 @@ class MentionHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.sizes = (MANY + 1, len(COLORS), 4)
-        self.names = names
         self.out = nn.Linear(width, names * sum(self.sizes))
 
     def forward(self, heard: Tensor, truth: MentionBatch) -> Tensor:

@@ -9,7 +9,7 @@ for Language Image Pre-Training, 2023.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,7 +31,16 @@ LOST_SIDES = 0.05  # beyond this error of an edge, in sides, the loss grows line
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchBatch:
+class Truth:
+    """What drawn pictures are known to show, stacked: every field is a tensor."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on `device`."""
+        return type(self)(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchBatch(Truth):
     """`Patches` of B pictures: label, color int64[B, N]; box float32[B, N, 4]; characters int64[B, N, 2]."""
 
     label: Tensor
@@ -43,10 +52,6 @@ class PatchBatch:
     def of(cls, patches: Sequence[Patches]) -> "PatchBatch":
         """Stacks the patches of several pictures."""
         return cls(**stacked(patches))
-
-    def to(self, device: torch.device | str) -> "PatchBatch":
-        """The same on `device`."""
-        return PatchBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
